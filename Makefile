@@ -1,0 +1,44 @@
+# VLN-R1 for ROS 2. Everything runs in .venv, made on first use by install.sh.
+
+PYTHON := .venv/bin/python
+INSTALLED := .venv/installed
+
+# A sourced ROS workspace or another environment must not leak into .venv.
+unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH AMENT_PREFIX_PATH RMW_IMPLEMENTATION
+unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
+# With more processes than cores, several threads in each make all of them slower.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo test lint nano soak clean
+
+help:
+	@echo 'make demo    a robot follows five sentences in apartments it has never seen -> demo/'
+	@echo 'make test    lint, then the tests'
+	@echo 'make lint    ruff'
+	@echo 'make nano    train models/nano again (two cores, up to 3 hours, resumable)'
+	@echo 'make soak    the tests that take hours'
+	@echo 'make clean   remove what running leaves behind, .venv included'
+
+demo: $(INSTALLED)
+	@$(PYTHON) -m vlnr1_ros demo
+
+# Message fields of a wrong type are sent as garbage unless ROS is told to check them.
+test: lint
+	@ROS_PYTHON_CHECK_FIELDS=1 $(PYTHON) -m pytest --listed-skips-only
+
+lint: $(INSTALLED)
+	@$(PYTHON) -m ruff check .
+
+nano: $(INSTALLED)
+	@$(PYTHON) -m training.nano
+
+soak: $(INSTALLED)
+	@$(PYTHON) -m pytest -m soak
+
+clean:
+	rm -rf .venv data demo runs build install log dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): install.sh setup.py constraints.txt
+	@bash install.sh
+	@touch $@
