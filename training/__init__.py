@@ -1,0 +1,1 @@
+"""Offline: VLN-Ego samples, fine-tuning, evaluation."""

@@ -1,0 +1,244 @@
+"""Expert replay to VLN-Ego samples, resumable, several processes.
+
+    vlnr1 ego --data data --split train --out ego
+    vlnr1 ego --data data --split train --out ego84 --frame-size 84x84 --noise 0.08 --workers 2
+    vlnr1 ego --data data --split train --out dagger1 --policy models/nano --episodes 1000
+    vlnr1 ego --out ego --split train --export ego/conversations.json --card models/nano
+"""
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from training.ego_collect import Expert, Learner, Noisy, collect, trajectory_id
+from training.ego_files import (
+    IMAGE_FORMATS, EgoSettings, episode_folder, remove_partials, write_episode)
+from vlnr1_ros.navigation.actions import ActionSet
+from vlnr1_ros.navigation.camera import Camera
+from vlnr1_ros.navigation.errors import UserError
+
+EPISODES_PER_TASK = 16
+TIERS = ('room', 'door', 'apartment')
+
+
+class Collector:
+    """One process's environment and actor; ``run`` makes some episodes."""
+
+    def __init__(self, settings: EgoSettings, data: str, split: str, root: Path):
+        self._settings, self._split, self._root = settings, split, root
+        self._environment = open_environment(settings, data, split)
+        self._episodes = {str(e.episode_id): e for e in self._environment.episodes}
+        self._behaviour = _behaviour(settings)
+
+    def run(self, episode_ids: list[str]):
+        """Yield the number of frames written for each episode, 0 when it was dropped."""
+        for episode_id in episode_ids:
+            episode = collect(self._environment, self._episodes[episode_id], self._behaviour,
+                              self._settings)
+            if episode is None:
+                yield 0
+                continue
+            write_episode(self._root, self._split, episode, self._settings.image_format)
+            yield len(episode.frames)
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self._environment.close()
+
+
+def open_environment(settings: EgoSettings, data: str, split: str):
+    """The environment of a data folder, without measures: nobody is judged here."""
+    from sim_bridge.environment import Environment, EnvironmentConfig
+
+    return Environment(EnvironmentConfig(
+        dataset=str(Path(data) / 'datasets' / settings.dataset), split=split,
+        scenes_dir=str(Path(data) / 'scene_datasets'), camera=settings.camera,
+        forward_m=settings.action_set.forward_m, turn_deg=settings.action_set.turn_deg,
+        allow_sliding=True, depth=False, semantic=False, max_steps=settings.max_steps + 1,
+        measures=False))
+
+
+def _behaviour(settings: EgoSettings):
+    if settings.source == 'noise':
+        return Noisy(settings.noise)
+    if settings.source == 'replay':
+        return Expert()
+    from vlnr1_ros.policy.load import load_policy
+
+    policy = load_policy(settings.policy)
+    if policy.card.action_set != settings.action_set:
+        raise UserError(f'policy {settings.policy} acts with {policy.card.action_set}, the '
+                        f'samples with {settings.action_set}; give its --turn-deg')
+    return Learner(policy, settings.beta)
+
+
+def choose(episodes: list, tiers: list[str] | None, count: int | None, seed: int) -> list:
+    """Episodes of the wanted tiers, ``count`` of them drawn by ``seed``, sorted by scene.
+
+    A larger count with the same seed holds the smaller one, so that a folder can be extended.
+    """
+    found = [e for e in episodes if not tiers or e.info.get('tier') in tiers]
+    if not found:
+        raise UserError(f'no episode of tier {" or ".join(tiers or [])} among '
+                        f'{len(episodes)}; tiers are {", ".join(TIERS)}')
+    if count is not None:
+        order = np.random.default_rng(seed).permutation(len(found))[:count]
+        found = [found[i] for i in order]
+    return sorted(found, key=lambda e: (e.scene_id, str(e.episode_id)))
+
+
+def tasks(episodes: list) -> list[list[str]]:
+    """Episode ids in portions that never mix scenes: opening a scene costs more than a run."""
+    portions = []
+    for _, group in groupby(episodes, key=lambda e: e.scene_id):
+        ids = [str(e.episode_id) for e in group]
+        portions += [ids[i:i + EPISODES_PER_TASK] for i in range(0, len(ids), EPISODES_PER_TASK)]
+    return portions
+
+
+def generate(settings: EgoSettings, data: str, split: str, root: Path, workers: int,
+             tiers: list[str] | None = None, count: int | None = None) -> dict[str, int]:
+    """Make the samples that are still missing; returns how many episodes and frames came new.
+
+    Raises UserError on missing data, on other settings than the folder's, and on a full disk.
+    """
+    environment = open_environment(settings, data, split)
+    wanted = choose(environment.episodes, tiers, count, settings.seed)
+    environment.close()
+    settings.bind(root)
+    remove_partials(root, split)
+    missing = [e for e in wanted if not episode_folder(
+        root, split, str(e.episode_id), trajectory_id(e)).is_dir()]
+    frames = []
+    with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit='episode',
+              desc=f'{split} -> {root}') as bar:
+        for made in _run(settings, data, split, root, workers, tasks(missing)):
+            frames.append(made)
+            bar.update()
+            bar.set_postfix(frames=sum(frames), refresh=False)
+    return {'episodes': sum(n > 0 for n in frames), 'frames': sum(frames),
+            'dropped': sum(n == 0 for n in frames), 'kept': len(wanted) - len(missing)}
+
+
+def _run(settings, data, split, root, workers, portions):
+    if workers == 1:
+        collector = Collector(settings, data, split, root) if portions else None
+        for portion in portions:
+            yield from collector.run(portion)
+        if collector:
+            collector.close()
+        return
+    with ProcessPoolExecutor(
+            min(workers, max(len(portions), 1)), multiprocessing.get_context('spawn'),
+            initializer=_start_worker, initargs=(settings, data, split, root)) as pool:
+        futures = [pool.submit(_work, portion) for portion in portions]
+        try:
+            for future in as_completed(futures):
+                yield from future.result()
+        except BrokenProcessPool:
+            raise UserError('a worker process died, perhaps for want of memory; run the same '
+                            'command again with fewer --workers') from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(*arguments) -> None:
+    global _collector
+    _collector = Collector(*arguments)
+
+
+def _work(portion: list[str]) -> list[int]:
+    return list(_collector.run(portion))
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (int(part) for part in text.split('x'))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is no WIDTHxHEIGHT such as 84x84') from None
+    return width, height
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='vlnr1 ego', description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add = parser.add_argument
+    add('--data', help='folder with datasets/ and scene_datasets/; needed to make samples')
+    add('--dataset', default='apartments/v1', help='folder of the splits under DATA/datasets')
+    add('--split', default='train', help='which episodes (default: train)')
+    add('--out', required=True, type=Path, help='folder of the samples')
+    add('--episodes', type=int, help='this many, drawn by the seed (default: all)')
+    add('--tier', action='append', choices=TIERS, help='only these tiers; may be repeated')
+    add('--horizon', type=int, default=6, help='n, actions per label (default: 6)')
+    add('--turn-deg', type=float, default=30.0, help='degrees per turn (default: 30)')
+    add('--forward-m', type=float, default=0.25, help='metres per step forward')
+    add('--camera', type=_size, default=(224, 224), help='camera size (default: 224x224)')
+    add('--hfov-deg', type=float, default=90.0, help='horizontal field of view (default: 90)')
+    add('--camera-height-m', type=float, default=1.25, help='above the floor (default: 1.25)')
+    add('--frame-size', type=_size, help='store frames at this size (default: the camera\'s)')
+    add('--image-format', choices=IMAGE_FORMATS,
+        help='jpg: one file a frame, 4:4:4, quality 95; npy: one exact array an episode\n'
+             '(default: npy with --frame-size, since the model trains on those very pixels)')
+    actor = parser.add_mutually_exclusive_group()
+    actor.add_argument('--noise', type=float, default=0.0,
+                       help='chance per step of a burst of 1 to 4 random motions')
+    actor.add_argument('--policy', default='', help='checkpoint that acts instead (DAgger)')
+    add('--beta', type=float, default=0.0, help='chance that the expert takes a decision over')
+    add('--max-steps', type=int, default=250, help='frames per episode at most (default: 250)')
+    add('--seed', type=int, default=0, help='of noise, policy and drawn episodes')
+    add('--workers', type=int, default=1, help='processes (default: 1)')
+    add('--export', type=Path, help='then write the samples as conversation JSON to this file')
+    add('--card', help='checkpoint whose prompt and history sampler the export takes')
+    return parser
+
+
+def _settings(args) -> EgoSettings:
+    frame_width, frame_height = args.frame_size or args.camera
+    return EgoSettings(
+        action_set=ActionSet(args.forward_m, args.turn_deg), horizon=args.horizon,
+        camera=Camera(*args.camera, args.hfov_deg, args.camera_height_m),
+        frame_width=frame_width, frame_height=frame_height,
+        image_format=args.image_format or ('npy' if args.frame_size else 'jpg'),
+        source='policy' if args.policy else 'noise' if args.noise else 'replay',
+        dataset=args.dataset, noise=args.noise, policy=args.policy, beta=args.beta,
+        max_steps=args.max_steps, seed=args.seed)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line of this module."""
+    args = _parser().parse_args(argv)
+    if not args.data and not args.export:
+        raise UserError('nothing to do; give --data to make samples or --export to write the '
+                        'conversation JSON')
+    if args.workers < 1 or (args.episodes is not None and args.episodes < 1):
+        raise UserError('--workers and --episodes are whole numbers from 1')
+    if args.beta and not args.policy:
+        raise UserError('--beta shares decisions between expert and policy; give --policy too')
+    # One busy thread a process: two fighting over the cores are slower than one.
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    if args.data:
+        done = generate(_settings(args), args.data, args.split, args.out, args.workers,
+                        args.tier, args.episodes)
+        print(f'{done["episodes"]} episodes with {done["frames"]} frames made, '
+              f'{done["kept"]} were there, {done["dropped"]} dropped: {args.out}')
+    if args.export:
+        from training.export import export
+
+        print(f'{export(args.out, args.split, args.export, args.card, args.tier)} samples: '
+              f'{args.export}')
+    return 0
+
+
+if __name__ == '__main__':
+    try:
+        raise SystemExit(main())
+    except UserError as problem:
+        raise SystemExit(f'vlnr1 ego: {problem}') from None
