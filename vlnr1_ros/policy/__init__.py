@@ -1,0 +1,1 @@
+"""History and instruction in, next actions out."""
