@@ -19,7 +19,7 @@ STOP, FORWARD, LEFT, RIGHT = 0, 1, 2, 3
 
 STOP_DISTANCE_M = 0.35
 """Geodesic distance to the goal set at which the expert has arrived."""
-TURN_MARGIN = 0.62
+TURN_MARGIN = 0.7
 """Heading error, in turns, above which it turns; more than a half keeps it from dithering."""
 FACING_SLACK_RAD = math.radians(10.0)
 """Final heading error allowed beyond half a turn."""
