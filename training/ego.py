@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from itertools import groupby
@@ -20,7 +21,12 @@ from tqdm import tqdm
 
 from training.ego_collect import Expert, Learner, Noisy, collect, trajectory_id
 from training.ego_files import (
-    IMAGE_FORMATS, EgoSettings, episode_folder, remove_partials, write_episode)
+    IMAGE_FORMATS,
+    EgoSettings,
+    episode_folder,
+    remove_partials,
+    write_episode,
+)
 from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.navigation.camera import Camera
 from vlnr1_ros.navigation.errors import UserError
@@ -183,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--camera', type=_size, default=(224, 224), help='camera size (default: 224x224)')
     add('--hfov-deg', type=float, default=90.0, help='horizontal field of view (default: 90)')
     add('--camera-height-m', type=float, default=1.25, help='above the floor (default: 1.25)')
-    add('--frame-size', type=_size, help='store frames at this size (default: the camera\'s)')
+    add('--frame-size', type=_size, help="store frames at this size (default: the camera's)")
     add('--image-format', choices=IMAGE_FORMATS,
         help='jpg: one file a frame, 4:4:4, quality 95; npy: one exact array an episode\n'
              '(default: npy with --frame-size, since the model trains on those very pixels)')
@@ -238,7 +244,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    try:
-        raise SystemExit(main())
-    except UserError as problem:
-        raise SystemExit(f'vlnr1 ego: {problem}') from None
+    from vlnr1_ros.__main__ import call
+
+    sys.exit(call('ego', sys.argv[1:]))

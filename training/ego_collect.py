@@ -94,7 +94,8 @@ class Learner:
         return action
 
 
-def collect(environment, episode, behaviour: Behaviour, settings: EgoSettings) -> EgoEpisode | None:
+def collect(environment, episode, behaviour: Behaviour,
+            settings: EgoSettings) -> EgoEpisode | None:
     """Run one episode until the expert says stop or ``settings.max_steps`` frames are made.
 
     The expert's stop ends the run whoever acts. Returns None when plain replay did not get there

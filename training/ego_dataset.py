@@ -108,13 +108,16 @@ class EgoDataset:
         """One decision: the sentence, what was seen, what to do.
 
         Returns instruction (str), frames (history by the card's sampler, oldest first, then the
-        current one; uint8 at the card's size), indices (of those frames) and labels
-        (card.horizon ids, the action due now first).
+        current one; uint8 at the card's size, black for a blind card), indices (of those frames)
+        and labels (card.horizon ids, the action due now first).
         """
         record = self.episodes[episode]
         indices = card.sampler.indices(t) + [t]
-        frames = [resize(frame, card.frame_width, card.frame_height)
-                  for frame in record.frames(indices)]
+        if card.blind:
+            frames = [np.zeros((card.frame_height, card.frame_width, 3), np.uint8)] * len(indices)
+        else:
+            frames = [resize(frame, card.frame_width, card.frame_height)
+                      for frame in record.frames(indices)]
         return {'instruction': record.instruction, 'frames': frames, 'indices': indices,
                 'labels': record.labels[t, :card.horizon].tolist()}
 

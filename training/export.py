@@ -16,7 +16,8 @@ from pathlib import Path
 
 from training.ego_dataset import EgoDataset
 from training.ego_files import PARTIAL_PREFIX, write_error
-from vlnr1_ros.navigation.card import NavigationCard
+from vlnr1_ros.navigation.card import FILE_NAME, NavigationCard
+from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.navigation.prompt import check_instruction
 
 IMAGE = '<image>'
@@ -46,6 +47,9 @@ def export(folder: Path, split: str, path: Path, card_folder: str | None = None,
     card = NavigationCard.load(card_folder) if card_folder else default_card(data)
     data.check(card)
     base = path.resolve().parent
+    if (base / FILE_NAME).exists() and NavigationCard.load(base) != card:
+        raise UserError(f'{base} holds another card ({FILE_NAME}), which this export would '
+                        'replace; give --export a file in another folder')
     partial = path.with_name(f'{PARTIAL_PREFIX}{os.getpid()}_{path.name}')
     try:
         base.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,191 @@
+"""Supervised fine-tuning of any Qwen-VL checkpoint on VLN-Ego samples, with TRL's SFTTrainer.
+
+    vlnr1 sft --config training/configs/sft_qwen2vl_2b.yaml --data ego --output_dir runs/sft
+    vlnr1 sft --model models/nano --data ego84 --output_dir runs/nano --max_steps 100
+    accelerate launch -m training.sft --config ...        several GPUs
+
+The loss falls on the answer alone. An interrupted run goes on from its last whole checkpoint when
+the same command is given again.
+"""
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from peft import LoraConfig
+from transformers import AutoModelForImageTextToText, TrainerCallback
+from trl import SFTTrainer, TrlParser
+
+from training.checkpoint import save_checkpoint
+from training.ego_dataset import EgoDataset
+from training.export import default_card
+from training.sft_config import NavSftConfig, SftArguments
+from training.sft_data import conversation_rows, ego_rows
+from vlnr1_ros.navigation.card import FILE_NAME, NavigationCard
+from vlnr1_ros.navigation.errors import UserError
+from vlnr1_ros.policy.processor import NavProcessor
+
+
+class CardInCheckpoints(TrainerCallback):
+    """Writes the card into each checkpoint after everything else, which marks it as whole."""
+
+    def __init__(self, card: NavigationCard):
+        self._card = card
+
+    def on_save(self, args, state, control, **kwargs):
+        """Called by the trainer once a checkpoint is written."""
+        if state.is_world_process_zero:
+            self._card.save(Path(args.output_dir) / f'checkpoint-{state.global_step}')
+
+
+def load_data(arguments: SftArguments, seed: int):
+    """(rows, card) for the trainer.
+
+    Raises UserError on missing data and where the card's actions, horizon or frames disagree
+    with it.
+    """
+    paths = [Path(path) for path in arguments.data]
+    is_json = paths[0].suffix == '.json'
+    if is_json and len(paths) > 1:
+        raise UserError('give one conversation JSON, or VLN-Ego folders, not '
+                        f'{" ".join(arguments.data)}')
+    for path in paths:
+        if not path.exists():
+            raise UserError(f'{path} does not exist; make samples with: vlnr1 ego --data DATA '
+                            f'--split {arguments.split} --out {path}')
+    card = _given_card(arguments, paths[0] if is_json else None)
+    if is_json:
+        if card is None:
+            raise UserError(f'{paths[0]} has no {FILE_NAME} beside it and {arguments.model} has '
+                            'none; give --card, a folder with the card of this data (vlnr1 card '
+                            'writes one)')
+        rows = conversation_rows(paths[0], card, Path(arguments.image_folder or paths[0].parent))
+    else:
+        data = EgoDataset(paths, arguments.split, arguments.tiers)
+        card = card or default_card(data)
+        for difference in data.check(card):
+            print(f'warning: in the data the {difference}', file=sys.stderr)
+        rows = ego_rows(data, card)
+    if arguments.limit is not None and arguments.limit < len(rows):
+        rows = rows.select(np.random.default_rng(seed).permutation(len(rows))[:arguments.limit])
+    return rows, card
+
+
+def _given_card(arguments: SftArguments, json_path: Path | None) -> NavigationCard | None:
+    if arguments.card:
+        return NavigationCard.load(arguments.card)
+    for folder in [Path(arguments.model)] + ([json_path.parent] if json_path else []):
+        if (folder / FILE_NAME).is_file():
+            return NavigationCard.load(folder)
+    return None
+
+
+def load_model(arguments: SftArguments):
+    """(model, processor) of a folder or hub name."""
+    processor = NavProcessor.from_pretrained(arguments.model)
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(arguments.model,
+                                                            dtype=arguments.dtype)
+    except (OSError, ValueError) as error:
+        raise UserError(f'cannot load the model {arguments.model}: {error}') from None
+    if arguments.freeze_vision:
+        model.model.visual.requires_grad_(False)
+    return model, processor
+
+
+def set_accumulation(config: NavSftConfig) -> None:
+    """Derive gradient accumulation from the global batch, the same on any number of GPUs."""
+    if config.global_batch is None:
+        return
+    per_pass = config.train_batch_size * config.world_size
+    if config.global_batch < 1 or config.global_batch % per_pass:
+        raise UserError(f'global_batch {config.global_batch} is no multiple of the {per_pass} '
+                        'samples of one pass (per_device_train_batch_size times processes)')
+    config.gradient_accumulation_steps = config.global_batch // per_pass
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint-N with a card; one without was cut short while it was written."""
+    whole = [path.parent for path in folder.glob(f'checkpoint-*/{FILE_NAME}')]
+    return max(whole, key=lambda path: int(path.name.split('-')[1]), default=None)
+
+
+def make_trainer(arguments: SftArguments,
+                 config: NavSftConfig) -> tuple[SFTTrainer, NavigationCard]:
+    """The trainer, ready to run, and the card of what it will produce."""
+    rows, card = load_data(arguments, config.seed)
+    model, processor = load_model(arguments)
+    set_accumulation(config)
+    # A stop bias was tuned for the weights before this training.
+    card = replace(card, stop_bias=0.0, base_model=arguments.model,
+                   training_data=' '.join(arguments.data), recipe=_recipe(arguments, config))
+    adapters = LoraConfig(r=arguments.lora_rank, lora_alpha=arguments.lora_alpha,
+                          target_modules=arguments.lora_targets,
+                          task_type='CAUSAL_LM') if arguments.lora else None
+    trainer = SFTTrainer(model=model, args=config, train_dataset=rows,
+                         processing_class=processor, peft_config=adapters,
+                         callbacks=[CardInCheckpoints(card)])
+    return trainer, card
+
+
+def _recipe(arguments: SftArguments, config: NavSftConfig) -> dict:
+    names = ('learning_rate', 'lr_scheduler_type', 'warmup_steps', 'num_train_epochs',
+             'max_steps', 'per_device_train_batch_size', 'gradient_accumulation_steps',
+             'world_size', 'bf16', 'seed')
+    return {'method': 'sft', **asdict(arguments),
+            **{name: _plain(getattr(config, name)) for name in names}}
+
+
+def _plain(value):
+    return getattr(value, 'value', value)
+
+
+def save(trainer: SFTTrainer, card: NavigationCard, lora: bool) -> Path:
+    """Write the checkpoint; the card comes last, so a folder with a card is whole."""
+    folder = Path(trainer.args.output_dir)
+    if lora:
+        if trainer.is_world_process_zero():
+            model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+            save_checkpoint(model, trainer.processing_class, card, folder)
+    else:
+        trainer.save_model()
+        if trainer.is_world_process_zero():
+            card.save(folder)
+    return folder
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line of this module."""
+    arguments, config = parse(argv)
+    folder = Path(config.output_dir)
+    if (folder / FILE_NAME).exists():
+        raise UserError(f'{folder} holds a finished checkpoint; give another --output_dir')
+    trainer, card = make_trainer(arguments, config)
+    resumed = config.resume_from_checkpoint or last_whole_checkpoint(folder)
+    print(f'{len(trainer.train_dataset)} samples, '
+          + (f'going on from {resumed}' if resumed else f'starting from {arguments.model}'))
+    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    print(save(trainer, card, arguments.lora))
+    return 0
+
+
+def parse(argv: list[str] | None = None) -> tuple[SftArguments, NavSftConfig]:
+    """Settings from ``--config FILE.yaml`` with flags on top."""
+    parser = TrlParser((SftArguments, NavSftConfig), prog='vlnr1 sft')
+    try:
+        arguments, config = parser.parse_args_and_config(argv)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from None
+    if not config.output_dir:
+        raise UserError('no output_dir; give --output_dir, the folder for the checkpoint')
+    return arguments, config
+
+
+if __name__ == '__main__':
+    os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+    from vlnr1_ros.__main__ import call
+
+    sys.exit(call('sft', sys.argv[1:]))

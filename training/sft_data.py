@@ -1,0 +1,104 @@
+"""Rows for TRL's SFTTrainer, made when they are asked for: each frame is stored once."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+from datasets import Dataset
+from PIL import Image
+
+from training.ego_dataset import EgoDataset
+from training.export import IMAGE
+from vlnr1_ros.navigation.camera import resize
+from vlnr1_ros.navigation.card import NavigationCard
+from vlnr1_ros.navigation.errors import UserError
+
+
+def ego_rows(data: EgoDataset, card: NavigationCard) -> Dataset:
+    """One row per decision of VLN-Ego samples: prompt, completion, images."""
+    index = Dataset.from_dict({'episode': data.decisions[:, 0], 't': data.decisions[:, 1]})
+
+    def make(batch):
+        return _rows(_ego_row(data, card, episode, t)
+                     for episode, t in zip(batch['episode'], batch['t']))
+
+    return index.with_transform(make)
+
+
+def conversation_rows(path: Path, card: NavigationCard, image_folder: Path) -> Dataset:
+    """One row per record of a conversation JSON; prompt and answer stand in the file.
+
+    Every record is checked before anything is trained: its number of images, and that its answer
+    is one of the card's action texts.
+    """
+    records = _read_records(path)
+    table = {'prompt': [], 'answer': [], 'images': []}
+    for number, record in enumerate(records):
+        try:
+            human, answer = record['conversations']
+            prompt, answer, images = human['value'], answer['value'], record['images']
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f'{path}: record {number} is not one question, one answer and a list '
+                            'of images') from None
+        if prompt.count(IMAGE) != len(images):
+            raise UserError(f'{path}: record {number} has {prompt.count(IMAGE)} {IMAGE} but '
+                            f'{len(images)} images')
+        try:
+            card.action_set.decode(answer)
+        except UserError as error:
+            raise UserError(f'{path}: record {number}: {error}; give a --card with the actions '
+                            'of this data') from None
+        for name, value in zip(table, (prompt, answer, [str(i) for i in images])):
+            table[name].append(value)
+
+    def make(batch):
+        return _rows(_conversation_row(prompt, answer, images, card, image_folder)
+                     for prompt, answer, images in zip(*(batch[name] for name in table)))
+
+    return Dataset.from_dict(table).with_transform(make)
+
+
+def _ego_row(data, card, episode, t):
+    sample = data.sample(episode, t, card)
+    blocks = card.template.blocks(sample['instruction'], len(sample['frames']) - 1,
+                                  card.action_set, card.horizon)
+    return blocks, card.action_set.encode(sample['labels']), sample['frames']
+
+
+def _conversation_row(prompt, answer, images, card, folder):
+    blocks = []
+    for i, text in enumerate(prompt.split(IMAGE)):
+        blocks += [{'type': 'image'}] * (i > 0) + [{'type': 'text', 'text': text}] * bool(text)
+    return blocks, answer, [_frame(folder / name, card) for name in images]
+
+
+def _rows(decisions) -> dict[str, list]:
+    rows = {'prompt': [], 'completion': [], 'images': []}
+    for blocks, answer, frames in decisions:
+        rows['prompt'].append([{'role': 'user', 'content': blocks}])
+        rows['completion'].append([
+            {'role': 'assistant', 'content': [{'type': 'text', 'text': answer}]}])
+        rows['images'].append([Image.fromarray(frame) for frame in frames])
+    return rows
+
+
+def _frame(path: Path, card: NavigationCard) -> np.ndarray:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise UserError(f'{path} is missing or no image; give the folder that image paths start '
+                        'from with --image_folder')
+    if card.blind:
+        return np.zeros((card.frame_height, card.frame_width, 3), np.uint8)
+    return resize(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), card.frame_width, card.frame_height)
+
+
+def _read_records(path: Path) -> list:
+    try:
+        records = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path} cannot be read as JSON ({error})') from None
+    if not isinstance(records, list) or not records:
+        raise UserError(f'{path} holds no records; a list of conversations is needed')
+    return records
