@@ -118,10 +118,10 @@ def build_model(
     standard deviation `initial_scale`, save the patch embedding, which keeps the library's 0.02:
     at the library's scale a model this narrow learns next to nothing from scratch.
     """
-    torch.manual_seed(seed)
     config = _config(check_kind(kind), tokenizer, hidden, layers, vision_hidden, vision_layers)
-    model = _MODELS[kind](config)
-    with torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = _MODELS[kind](config)
         for name, parameter in model.named_parameters():
             if parameter.dim() >= 2 and 'patch_embed' not in name:
                 parameter.normal_(0.0, initial_scale)

@@ -39,13 +39,13 @@ class NavProcessor(Qwen2VLProcessor):
         except (OSError, ValueError) as error:
             raise UserError(
                 f'{folder}: no readable preprocessor_config.json or processor_config.json '
-                f'({_first_line(error)}); copy it from the base model'
+                f'({first_line(error)}); copy it from the base model'
             ) from error
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, **kwargs)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
-                f'{folder}: no readable tokenizer ({_first_line(error)}); '
+                f'{folder}: no readable tokenizer ({first_line(error)}); '
                 'copy tokenizer.json and tokenizer_config.json from the base model'
             ) from error
         if tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) in (None, tokenizer.unk_token_id):
@@ -86,5 +86,6 @@ def encode_prompt(processor: NavProcessor, blocks: list[dict], frames: list[np.n
     return processor(text=[text], images=images, return_tensors='pt')
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, for a message of one line."""
     return str(error).strip().split('\n')[0]

@@ -1,0 +1,175 @@
+"""A large vision-language model as policy, in the plain way: the reference for faster ones.
+
+Every decision encodes the sampled frames and the whole prompt anew and decodes greedily within
+the action grammar.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessorList
+
+from vlnr1_ros.navigation.actions import Action
+from vlnr1_ros.navigation.card import NavigationCard
+from vlnr1_ros.navigation.errors import UserError
+from vlnr1_ros.navigation.memory import History
+from vlnr1_ros.navigation.prompt import check_instruction
+from vlnr1_ros.policy.grammar import AnswerGrammar, StopBias
+from vlnr1_ros.policy.processor import NavProcessor, encode_prompt, first_line
+
+ARCHITECTURES = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl')
+ADAPTER_FILE = 'adapter_config.json'
+
+
+class LvlmPolicy:
+    """A Qwen-VL checkpoint with its card.
+
+    folder: what `save_pretrained` wrote (model and processor, or a LoRA adapter that names its
+    base model) and navigation.json.
+    device: a torch device; by default the GPU if there is one.
+    dtype: a torch dtype, or 'auto' for that of the stored weights; by default float32 on a CPU,
+    'auto' elsewhere.
+    Raises UserError that names what is missing or does not fit.
+    """
+
+    def __init__(
+        self, folder: str | Path, device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+    ):
+        self.card = NavigationCard.load(folder)
+        self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        if dtype is None:
+            dtype = torch.float32 if self.device.type == 'cpu' else 'auto'
+        self.model = load_model(folder, dtype).to(self.device).eval()
+        self.processor = load_processor(folder)
+        self.grammar = AnswerGrammar(
+            self.processor.tokenizer, self.card.action_set, self.card.horizon
+        )
+        self.generation = GenerationConfig(
+            do_sample=False, max_new_tokens=self.grammar.max_tokens,
+            eos_token_id=self.grammar.end, pad_token_id=self.processor.tokenizer.pad_token_id,
+        )
+        # Published checkpoints bring sampling and repetition penalties that `generate` would
+        # mix into ours.
+        self.model.generation_config = self.generation
+        self._instruction: str | None = None
+
+    def reset(self, instruction: str, seed: int = 0) -> None:
+        """Begin an episode; decoding is greedy, so `seed` changes nothing.
+
+        Raises UserError if the instruction is empty, too long or holds a token of the prompt's
+        own markup.
+        """
+        instruction = check_instruction(instruction)
+        for token in self.processor.tokenizer.all_special_tokens:
+            if token in instruction:
+                raise UserError(
+                    f'the instruction contains {token!r}, which the model reads as markup; '
+                    'leave it out'
+                )
+        self._instruction = instruction
+
+    def inputs(self, history: History):
+        """Model inputs of the next decision (see `processor.encode_prompt`), on the device."""
+        if self._instruction is None:
+            raise UserError('there is no instruction yet; call reset first')
+        card = self.card
+        size = (history.width, history.height)
+        if size != (card.frame_width, card.frame_height):
+            raise UserError(
+                f'the history keeps frames of {size[0]}x{size[1]} pixels, the model takes '
+                f'{card.frame_width}x{card.frame_height}; make the history with that size'
+            )
+        _, frames = history.sample(card.sampler)
+        if card.blind:
+            frames = [np.zeros_like(frame) for frame in frames]
+        blocks = card.template.blocks(
+            self._instruction, len(frames) - 1, card.action_set, card.horizon
+        )
+        return encode_prompt(self.processor, blocks, frames).to(self.device)
+
+    @torch.inference_mode()
+    def plan(self, history: History) -> list[Action]:
+        """The next `card.horizon` actions."""
+        inputs = self.inputs(history)
+        prompt_length = inputs['input_ids'].shape[1]
+        output = self.model.generate(
+            **inputs,
+            generation_config=self.generation,
+            prefix_allowed_tokens_fn=lambda _, ids: self.grammar.allowed(
+                ids[prompt_length:].tolist()
+            ),
+            logits_processor=LogitsProcessorList(
+                [StopBias(self.grammar, self.card.stop_bias, prompt_length)]
+            ),
+        )
+        return self.grammar.decode(output[0, prompt_length:].tolist())
+
+
+def load_model(folder: str | Path, dtype: torch.dtype | str):
+    """The model in `folder` with its weights in `dtype`; an adapter is merged into its base.
+
+    Weights are loaded in `dtype` rather than converted: `model.half()` would round the rotary
+    frequencies too. Raises UserError.
+    """
+    folder = Path(folder)
+    if not (folder / ADAPTER_FILE).is_file():
+        return _load_whole(folder, dtype)
+    from peft import PeftModel
+
+    base = _load_whole(_base_of_adapter(folder), dtype)
+    return PeftModel.from_pretrained(base, folder).merge_and_unload()
+
+
+def load_processor(folder: str | Path) -> NavProcessor:
+    """The processor in `folder`, or of an adapter's base if the adapter brings none."""
+    folder = Path(folder)
+    if (folder / ADAPTER_FILE).is_file() and not (folder / 'tokenizer_config.json').is_file():
+        folder = _base_of_adapter(folder)
+    return NavProcessor.from_pretrained(folder)
+
+
+def _load_whole(folder: str | Path, dtype):
+    if Path(folder).is_dir():
+        _check_architecture(Path(folder))
+    try:
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f'{folder}: the model cannot be loaded ({first_line(error)})') from error
+    if report['missing_keys']:
+        # The library would go on with random numbers in their place.
+        raise UserError(
+            f'{folder} lacks {len(report["missing_keys"])} weights, '
+            f'for example {min(report["missing_keys"])}; copy the checkpoint again'
+        )
+    return model
+
+
+def _check_architecture(folder: Path):
+    path = folder / 'config.json'
+    try:
+        kind = json.loads(path.read_text(encoding='utf-8')).get('model_type')
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f'{path} cannot be read ({error}); give a folder that save_pretrained wrote'
+        ) from error
+    if kind not in ARCHITECTURES:
+        raise UserError(
+            f'{folder} holds a {kind!r} model; supported are {", ".join(ARCHITECTURES)}'
+        )
+
+
+def _base_of_adapter(folder: Path) -> str:
+    """Folder or hub name of the base model that an adapter names."""
+    config = json.loads((folder / ADAPTER_FILE).read_text(encoding='utf-8'))
+    base = config.get('base_model_name_or_path')
+    if not base:
+        raise UserError(f'{folder / ADAPTER_FILE} names no base_model_name_or_path')
+    return base
