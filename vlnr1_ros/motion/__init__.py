@@ -1,0 +1,1 @@
+"""From plans of discrete actions to velocities, with the rules that stop them; no ROS here."""

@@ -1,0 +1,101 @@
+"""Driving one primitive, closed on odometry.
+
+A primitive starts where the one before was meant to end, so that small errors are made up for and
+do not add up; only when the base is not there (a push, a slide along a wall) does it start from
+where the base is.
+"""
+from __future__ import annotations
+
+import math
+
+from ..navigation.errors import UserError
+from .config import DriverConfig
+from .plan import Pose, wrap
+from .profile import Axis
+
+REST_LINEAR_M_S = 0.03
+REST_ANGULAR_RAD_S = 0.05
+PROGRESS_M = 0.005
+PROGRESS_RAD = math.radians(0.5)
+
+
+class Blocked(UserError):
+    """The base does not move although it is told to."""
+
+
+class Drive:
+    """Linear and angular velocity of the base, and the primitive it is executing."""
+
+    def __init__(self, config: DriverConfig):
+        self._config = config
+        self._tolerance_rad = math.radians(config.tolerance_deg)
+        self.linear = Axis(config.max_linear_m_s, config.max_linear_m_s2, config.reaction_s)
+        self.angular = Axis(config.max_angular_rad_s, config.max_angular_rad_s2,
+                            config.reaction_s)
+        self._start = self._goal = None
+        self._forward = False
+        self._near_s = self._stalled_s = 0.0
+        self._best_m = self._best_rad = math.inf
+
+    def begin(self, pose: Pose, forward_m: float, turn_rad: float):
+        """Start a primitive of `forward_m` or `turn_rad`, the base being at `pose`."""
+        at_goal = (self._goal is not None
+                   and pose.distance_m(self._goal) <= self._config.tolerance_m
+                   and pose.turn_rad(self._goal) <= self._tolerance_rad)
+        self._start = self._goal if at_goal else pose
+        self._goal = self._start.moved(forward_m, turn_rad)
+        self._forward = forward_m != 0.0
+        self._near_s = self._stalled_s = 0.0
+        self._best_m = self._best_rad = math.inf
+
+    def remaining(self, pose: Pose) -> tuple[float, float]:
+        """(metres ahead on the primitive's line, radians to the left) from `pose` to the goal."""
+        turn_rad = wrap(self._goal.yaw_rad - pose.yaw_rad)
+        if not self._forward:
+            return 0.0, turn_rad
+        cos, sin = math.cos(self._start.yaw_rad), math.sin(self._start.yaw_rad)
+        return (cos * (self._goal.x_m - pose.x_m) + sin * (self._goal.y_m - pose.y_m), turn_rad)
+
+    def step(self, pose: Pose, speed_m_s: float, speed_rad_s: float, dt_s: float) -> bool:
+        """Update the velocities for the next `dt_s`; True when the primitive has ended.
+
+        `speed_m_s` and `speed_rad_s` are measured. Raises Blocked when the base makes no progress.
+        """
+        ahead_m, turn_rad = self.remaining(pose)
+        near = (ahead_m <= self._config.tolerance_m and abs(turn_rad) <= self._tolerance_rad)
+        self._near_s = self._near_s + dt_s if near else 0.0
+        # Never backwards: nothing looks behind, and an overshoot this small needs no correction.
+        self.linear.approach(max(ahead_m, 0.0), dt_s)
+        self.angular.approach(turn_rad, dt_s)
+        if near and (self._near_s > self._config.settle_s
+                     or self._at_rest(speed_m_s, speed_rad_s)):
+            return True
+        if not near:
+            self._watch_progress(ahead_m, abs(turn_rad), dt_s)
+        return False
+
+    def brake(self, dt_s: float):
+        """Slow down within the limits."""
+        self.linear.ramp(0.0, dt_s)
+        self.angular.ramp(0.0, dt_s)
+
+    def scale(self, factor: float):
+        """Multiply both velocities, past the acceleration limits; a curve keeps its shape."""
+        self.linear.velocity *= factor
+        self.angular.velocity *= factor
+
+    def _at_rest(self, speed_m_s, speed_rad_s) -> bool:
+        return (max(abs(self.linear.velocity), abs(speed_m_s)) <= REST_LINEAR_M_S
+                and max(abs(self.angular.velocity), abs(speed_rad_s)) <= REST_ANGULAR_RAD_S)
+
+    def _watch_progress(self, ahead_m, turn_rad, dt_s):
+        if ahead_m < self._best_m - PROGRESS_M or turn_rad < self._best_rad - PROGRESS_RAD:
+            self._best_m = min(self._best_m, ahead_m)
+            self._best_rad = min(self._best_rad, turn_rad)
+            self._stalled_s = 0.0
+            return
+        self._stalled_s += dt_s
+        if self._stalled_s > self._config.stall_timeout_s:
+            raise Blocked(f'blocked: no progress for {self._stalled_s:.1f} s with '
+                          f'{max(ahead_m, 0.0):.2f} m and {math.degrees(turn_rad):.0f} degrees '
+                          'to go')

@@ -1,0 +1,233 @@
+"""The driver node: executes plans as velocities and stops whenever something is wrong.
+
+    ros2 run vlnr1_ros driver --ros-args --params-file config/driver.yaml
+
+The rules are in ``motion``; this file connects them to topics, services and clocks. With
+`lockstep`, the control law steps once for every odometry message and answers each with exactly one
+TwistStamped of the same stamp; otherwise it steps on a timer of the node's clock.
+"""
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import Twist, TwistStamped
+from nav_msgs.msg import Odometry, Path
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from std_msgs.msg import Bool, Header
+from std_srvs.srv import SetBool, Trigger
+
+from ..motion.config import DriverConfig
+from ..motion.driver import ZERO, Driver
+from . import messages, runtime
+
+DIAGNOSTICS_PERIOD_NS = 1_000_000_000
+STAMP_SLACK_NS = 1_000_000  # a plan's stamp may be a few nanoseconds after its image's
+OK, WARN, ERROR = 0, 1, 2
+
+
+class DriverNode(Node):
+    """ROS side of :class:`vlnr1_ros.motion.driver.Driver`."""
+
+    def __init__(self, **kwargs):
+        super().__init__('driver', **kwargs)
+        self.config = runtime.declare_dataclass(self, DriverConfig)
+        rate_hz = runtime.declare(self, 'control_rate_hz', 50.0, 'control steps a second', 'Hz',
+                                  10.0, 500.0)
+        self._lockstep = runtime.declare(
+            self, 'lockstep', False,
+            'step once for every odometry message and answer it with one stamped velocity')
+        stamped = runtime.declare(self, 'stamped', False,
+                                  'publish TwistStamped instead of Twist (lockstep always does)')
+        self._stamped = stamped or self._lockstep
+        self._base_frame = runtime.declare(
+            self, 'base_frame', 'base_link', 'frame_id of stamped velocities')
+        self._wall_timeout_s = runtime.declare(
+            self, 'wall_timeout_s', 0.5, 'send zero when no control step ran for this long by the '
+            'steady clock (not in lockstep, where time may stand still)', 's', 0.05, 60.0)
+        self._driver = Driver(self.config)
+        self._waiting_plan: Path | None = None
+        self._diagnosed_ns = 0
+        self._publishing = threading.Lock()
+        self._closed = False
+        self._frozen = False
+        self._last_command = ZERO
+        self._stepped_at_s = time.monotonic()
+        self._connect()
+        if not self._lockstep:
+            self.create_timer(1.0 / rate_hz, self._guarded(self._on_timer))
+            threading.Thread(target=self._watch_steady_clock, daemon=True).start()
+
+    def _connect(self):
+        reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
+                             durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        # Best effort hears both kinds of publishers; lockstep must not lose a message.
+        sensor = reliable if self._lockstep else QoSProfile(
+            depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self._velocity = self.create_publisher(TwistStamped if self._stamped else Twist,
+                                               'cmd_vel', reliable)
+        self._status = self.create_publisher(DiagnosticArray, 'plan_status', reliable)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', reliable)
+        for kind, topic, handler, qos in (
+                (Odometry, 'odom', self._on_odometry, sensor),
+                (Path, 'plan', self._on_plan, reliable),
+                (Header, 'navigator/heartbeat', self._on_heartbeat, sensor),
+                (Bool, 'emergency_stop', self._on_emergency, sensor),
+                (Bool, 'emergency_stop', self._on_emergency, latched)):
+            self.create_subscription(kind, topic, self._guarded(handler), qos)
+        self.create_service(Trigger, '~/stop', self._guarded(self._on_stop))
+        self.create_service(SetBool, '~/pause', self._guarded(self._on_pause))
+
+    def close(self):
+        """Stop for good: zero velocity, and nothing else is published after it."""
+        if self._closed:
+            return
+        self._driver.stop(self._now_ns(), 'shutdown')
+        self._publish_statuses()
+        for _ in range(3):
+            self._publish(ZERO)
+            time.sleep(0.02)
+        self._closed = True
+
+    # What is heard
+
+    def _on_odometry(self, message: Odometry):
+        odometry = messages.odometry(message)
+        if not self._lockstep:
+            self._driver.hear_odometry(self._now_ns(), odometry)
+            return
+        command = ZERO
+        try:
+            self._driver.hear_odometry(odometry.stamp_ns, odometry)
+            command = self._step(odometry.stamp_ns) or ZERO
+        finally:
+            self._publish(command, odometry.stamp_ns)
+        if self._waiting_plan is not None:
+            waiting, self._waiting_plan = self._waiting_plan, None
+            self._on_plan(waiting)
+
+    def _on_plan(self, message: Path):
+        stamp_ns, now_ns = messages.time_ns(message.header.stamp), self._now_ns()
+        if self._lockstep and stamp_ns > now_ns + STAMP_SLACK_NS:
+            # The plan for this tick overtook its odometry; taking it now would start it early.
+            self._waiting_plan = message
+            return
+        self._driver.hear_plan(now_ns, message.header.frame_id, stamp_ns,
+                               messages.path_poses(message))
+        self._publish_statuses()
+
+    def _on_heartbeat(self, _message: Header):
+        self._driver.hear_heartbeat(self._now_ns())
+
+    def _on_emergency(self, message: Bool):
+        self._driver.hear_emergency(self._now_ns(), bool(message.data))
+        self._publish_statuses()
+
+    def _on_stop(self, _request, response):
+        self._driver.stop(self._now_ns(), 'stopped by ~/stop')
+        self._publish_statuses()
+        response.success, response.message = True, 'stopped; a new plan is needed to move'
+        return response
+
+    def _on_pause(self, request, response):
+        self._driver.pause(self._now_ns(), bool(request.data))
+        self._publish_statuses()
+        response.success = True
+        response.message = 'paused' if request.data else 'motion allowed; a new plan is needed'
+        return response
+
+    # What is done
+
+    def _on_timer(self):
+        command = self._step(self._now_ns())
+        if command is not None:
+            self._publish(command)
+
+    def _step(self, now_ns: int):
+        if self._frozen:
+            self._frozen = False
+            self._driver.stop(now_ns, f'no control step for {self._wall_timeout_s:g} s')
+        command = self._driver.step(now_ns)
+        self._stepped_at_s = time.monotonic()
+        self._publish_statuses()
+        if not 0 <= now_ns - self._diagnosed_ns < DIAGNOSTICS_PERIOD_NS:
+            self._diagnosed_ns = now_ns
+            self._publish_diagnostics(now_ns)
+        return command
+
+    def _guarded(self, handler):
+        """`handler`, whose exceptions stop the base instead of ending the node."""
+        def call(*args):
+            try:
+                return handler(*args)
+            except Exception as error:  # whatever it is, the base must stop
+                self._driver.stop(self._now_ns(), f'exception: {error!r}')
+                self.get_logger().error(traceback.format_exc())
+                self._publish_statuses()
+                return args[-1]  # a service's response, which says success: false
+        return call
+
+    def _watch_steady_clock(self):
+        """Send zero when control steps cease: a stopped clock, a hung callback."""
+        while not self._closed:
+            time.sleep(0.2 * self._wall_timeout_s)
+            silent_s = time.monotonic() - self._stepped_at_s
+            if silent_s > self._wall_timeout_s and (self._frozen or self._last_command != ZERO
+                                                    or self._driver.moving):
+                self._frozen = True
+                self._publish(ZERO)
+
+    # What is said
+
+    def _now_ns(self) -> int:
+        if self._lockstep:
+            odometry = self._driver.safety.odometry
+            return odometry.stamp_ns if odometry is not None else 0
+        return runtime.now_ns(self)
+
+    def _publish(self, command, stamp_ns: int | None = None):
+        with self._publishing:
+            if self._closed:
+                return
+            if self._stamped:
+                self._velocity.publish(messages.twist_stamped(
+                    *command, self._now_ns() if stamp_ns is None else stamp_ns, self._base_frame))
+            else:
+                self._velocity.publish(messages.twist(*command))
+            self._last_command = command
+
+    def _publish_statuses(self):
+        statuses, self._driver.statuses = self._driver.statuses, []
+        for status in statuses:
+            self._status.publish(messages.plan_status(status, self._now_ns()))
+            if status.state == 'dropped':
+                self.get_logger().warning(f'plan dropped: {status.reason}')
+
+    def _publish_diagnostics(self, now_ns: int):
+        driver = self._driver
+        trouble = driver.safety.obstacle_to_motion(now_ns)
+        ages = driver.safety.age_s(now_ns)
+        stamp_ns, executed, of = driver.progress()
+        self._diagnostics.publish(messages.diagnostics(
+            self.get_fully_qualified_name(), WARN if trouble else OK,
+            trouble or driver.reason or driver.state,
+            {'state': driver.state, 'reason': driver.reason, 'trouble': trouble or '',
+             'plan_stamp': f'{stamp_ns * 1e-9:.3f}', 'executed': executed, 'of': of,
+             'odometry_age_s': f'{ages["odometry"]:.2f}',
+             'heartbeat_age_s': f'{ages["heartbeat"]:.2f}',
+             'linear_m_s': f'{self._last_command[0]:.3f}',
+             'angular_rad_s': f'{self._last_command[1]:.3f}'}, now_ns))
+
+
+def main(args=None) -> int:
+    """Entry point of ``ros2 run vlnr1_ros driver``."""
+    return runtime.run(DriverNode, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

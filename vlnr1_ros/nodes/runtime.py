@@ -1,0 +1,113 @@
+"""What every node does alike: declare parameters, start, and end cleanly.
+
+Signals are taken by a thread of our own instead of rclpy's handlers, because those close the
+context first, and then the last zero velocity could not be sent any more.
+"""
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import threading
+from dataclasses import fields
+from typing import Callable, TypeVar
+
+import rclpy
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from ..navigation.errors import UserError
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+Config = TypeVar('Config')
+
+
+def declare(node: Node, name: str, default, description: str, unit: str = '', minimum=None,
+            maximum=None):
+    """Declare a parameter that is read once, at start; returns its value.
+
+    Its type is that of `default` (bool, int, float, str or a list of one of these). UserError when
+    a value of another type or outside the range was given.
+    """
+    descriptor = ParameterDescriptor(
+        description=f'{description} [{unit}]' if unit else description, read_only=True)
+    if minimum is not None or maximum is not None:
+        if isinstance(default, float):
+            descriptor.floating_point_range = [FloatingPointRange(
+                from_value=float(-math.inf if minimum is None else minimum),
+                to_value=float(math.inf if maximum is None else maximum))]
+        else:
+            descriptor.integer_range = [IntegerRange(
+                from_value=int(-2**63 if minimum is None else minimum),
+                to_value=int(2**63 - 1 if maximum is None else maximum))]
+    try:
+        return node.declare_parameter(name, default, descriptor).value
+    except InvalidParameterTypeException as error:
+        raise UserError(f'parameter {name} must be like {default!r} '
+                        f'({type(default).__name__}): {error}') from None
+    except InvalidParameterValueException:
+        limits = f'between {minimum} and {maximum} {unit}'.strip()
+        raise UserError(f'parameter {name} is out of range; give a value {limits}') from None
+
+
+def declare_dataclass(node: Node, config: type[Config]) -> Config:
+    """Declare every field of a dataclass whose metadata has description, unit and range."""
+    return config(**{item.name: declare(node, item.name, item.default, **item.metadata)
+                     for item in fields(config)})
+
+
+def now_ns(node: Node) -> int:
+    """The time of the node's clock (simulated with use_sim_time)."""
+    return node.get_clock().now().nanoseconds
+
+
+def run(make_node: Callable[[], Node], args=None,
+        make_executor: Callable[[], object] = SingleThreadedExecutor) -> int:
+    """Run a node until SIGINT, SIGTERM or a shutdown of its context; returns the exit code.
+
+    A node with a method ``close()`` has it called while it can still publish. UserError while the
+    node is made ends in one line and code 2.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    nodes: list[Node] = []
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        threading.Thread(target=_end_on_signal, args=(nodes,), daemon=True).start()
+        node = make_node()
+        nodes.append(node)
+        executor = make_executor()
+        executor.add_node(node)
+        executor.spin()
+    except ExternalShutdownException:
+        pass
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr, flush=True)
+        return 2
+    finally:
+        for node in nodes:
+            _close(node)
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+def _end_on_signal(nodes: list[Node]):
+    signal.sigwait(STOP_SIGNALS)
+    if not nodes:
+        # Still being made, perhaps for minutes (a model): nothing moves, nothing is to be closed.
+        sys.stdout.flush()
+        os._exit(0)
+    for node in nodes:
+        _close(node)
+    rclpy.try_shutdown()
+
+
+def _close(node: Node):
+    close = getattr(node, 'close', None)
+    if close is not None and rclpy.ok():
+        close()
