@@ -22,7 +22,7 @@ VERBS = {
     'sft': ('training.sft', 'supervised fine-tuning of a Qwen-VL checkpoint'),
     'evaluate': ('training.evaluate', 'closed loop over a split, with every VLN-CE metric'),
     'bench': ('training.bench', 'speed, side by side with the plain way'),
-    'card': ('training.card', "show or write a checkpoint's navigation.json"),
+    'card': ('vlnr1_ros.navigation.card', "write a checkpoint's navigation.json"),
     'doctor': ('vlnr1_ros.doctor', 'what is installed, what is missing, what to do about it'),
 }
 
