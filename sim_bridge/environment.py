@@ -14,6 +14,9 @@ from vlnr1_ros.navigation.errors import UserError
 
 MAX_SUBSTEP_M = 0.05
 MAX_SUBSTEP_RAD = math.radians(5.0)
+SAME_PLACE_M = 1e-5
+FREE_SHARE = 0.95
+"""A piece of motion that covers less of its length has run into something."""
 PER_ACTION_MEASURES = ('collisions', 'steps_taken')
 REMEDY = 'generate worlds with: vlnr1 worlds --out data'
 
@@ -22,10 +25,12 @@ REMEDY = 'generate worlds with: vlnr1 worlds --out data'
 class Episode:
     """One instruction with its start and goals, in habitat's frame and metres.
 
-    start_yaw_rad is about +Y, positive to the left; goals (G, 3); reference_path (K, 3).
+    start_yaw_rad is about +Y, positive to the left; goals (G, 3); reference_path (K, 3). Several
+    instructions may share a trajectory_id.
     """
 
     episode_id: str
+    trajectory_id: str
     scene_id: str
     instruction: str
     info: dict
@@ -219,17 +224,15 @@ class Environment:
             self._yaw = frames.wrap(self._yaw + turn_rad / pieces)
             if not wanted_m:
                 continue
-            end = self._xyz() + frames.forward(middle) * (distance_m / pieces)
-            after = np.asarray(try_step(self._xyz(), end.astype(np.float32)), float)
+            # double precision: single would swallow the small steps of a slow robot
+            end_x = self._x - math.sin(middle) * distance_m / pieces
+            end_z = self._z - math.cos(middle) * distance_m / pieces
+            after = try_step(self._xyz(), np.array([end_x, self._y, end_z], np.float32))
             moved_m = math.hypot(after[0] - self._x, after[2] - self._z)
-            if moved_m < 0.95 * wanted_m:
-                self._x, self._y, self._z = (float(v) for v in after)
-                collided = True
-            else:
-                # keep double precision: single would swallow the small steps of a slow robot
-                self._x += float(-math.sin(middle) * distance_m / pieces)
-                self._z += float(-math.cos(middle) * distance_m / pieces)
-                self._y = float(after[1])
+            collided |= moved_m < FREE_SHARE * wanted_m
+            if math.hypot(after[0] - end_x, after[2] - end_z) > SAME_PLACE_M:
+                end_x, end_z = float(after[0]), float(after[2])
+            self._x, self._y, self._z = end_x, float(after[1]), end_z
         return collided
 
     def _record(self):
@@ -289,7 +292,7 @@ def _opened(scene, call, *arguments):
 def _episode(lab_episode):
     goals = np.array([goal.position for goal in lab_episode.goals], np.float32)
     return Episode(
-        str(lab_episode.episode_id), lab_episode.scene_id,
+        str(lab_episode.episode_id), str(lab_episode.trajectory_id), lab_episode.scene_id,
         lab_episode.instruction.instruction_text, lab_episode.info or {},
         np.array(lab_episode.start_position, np.float32),
         frames.yaw_from_xyzw(*(float(v) for v in lab_episode.start_rotation)), goals,
