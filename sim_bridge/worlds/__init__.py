@@ -1,0 +1,1 @@
+"""Generated apartments, instructions and VLN-CE style episodes."""
