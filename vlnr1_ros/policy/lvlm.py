@@ -66,10 +66,10 @@ class LvlmPolicy:
         own markup.
         """
         instruction = check_instruction(instruction)
-        for token in self.processor.tokenizer.all_special_tokens:
-            if token in instruction:
+        for token in self.processor.tokenizer.added_tokens_decoder.values():
+            if token.special and token.content in instruction:
                 raise UserError(
-                    f'the instruction contains {token!r}, which the model reads as markup; '
+                    f'the instruction contains {token.content!r}, which the model reads as markup; '
                     'leave it out'
                 )
         self._instruction = instruction

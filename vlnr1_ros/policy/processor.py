@@ -60,8 +60,8 @@ class NavProcessor(Qwen2VLProcessor):
 
     @classmethod
     def _chat_template(cls, folder, tokenizer, **kwargs) -> str:
-        template = cls.get_processor_dict(folder, **kwargs)[1].get('chat_template')
-        template = template or tokenizer.chat_template
+        settings, _ = cls.get_processor_dict(folder, **kwargs)
+        template = settings.get('chat_template') or tokenizer.chat_template
         if isinstance(template, dict):
             template = template.get('default')
         if not template:
