@@ -13,8 +13,7 @@ from sim_bridge.worlds.rooms import box_distance
 
 TIERS = ('room', 'door', 'apartment')
 MIN_PATH_M = {'room': 2.5, 'door': 5.0, 'apartment': 8.0}
-MAX_PATH_M = 20.0
-OTHER_PATH_M = 2.0
+MAX_PATH_M, MAX_DOORS = 16.0, 4
 FORWARD_M, TURN_DEG = 0.25, 30.0
 MAX_STEPS = 200
 SUCCESS_M = 1.0
@@ -23,8 +22,9 @@ MIN_CANDIDATES = 3
 SEEN_PX = 10
 SEEN_AT_GOAL_PX = 25
 TRIES_PER_TURN, IDLE_ROUNDS = 15, 3
+MIN_SHARE, MAX_SHARE = 3, 0.25
 START_YAW_DEG = 60.0
-SAY_FIRST_TURN, SAY_TURN, SAY_STRAIGHT, SAY_PASS, SAY_LEAVE = 0.3, 0.85, 0.35, 0.5, 0.6
+SAY_FIRST_TURN, SAY_TURN, SAY_STRAIGHT, SAY_PASS, SAY_LEAVE = 0.3, 0.85, 0.3, 0.4, 0.5
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,19 @@ class EpisodeMaker:
     def make(self, tier, count, held_out_half=False):
         """Up to `count` (episode, ground truth) pairs; fewer where the apartment offers fewer.
 
-        Pieces take turns as the goal, so that none is named much more often than another.
+        Pieces take turns as the goal and none is the goal of more than a few episodes.
         """
         made, failed = [], 0
+        left = dict.fromkeys(self._goals, max(MIN_SHARE, math.ceil(MAX_SHARE * count)))
         while len(made) < count and failed < IDLE_ROUNDS:
             before = len(made)
             for k in self._rng.permutation(len(self._world.pieces)):
-                start, walk = self._try_piece(tier, self._world.pieces[k])
-                if walk and len(made) < count:
+                piece = self._world.pieces[k]
+                if len(made) == count or not left[piece.id]:
+                    continue
+                start, walk = self._try_piece(tier, piece)
+                if walk:
+                    left[piece.id] -= 1
                     held_out = held_out_half and len(made) % 2 == 1
                     made.append((self._episode(tier, start, walk, held_out), self._truth(walk)))
             failed = 0 if len(made) > before else failed + 1
@@ -124,7 +129,9 @@ class EpisodeMaker:
             return None
         route = routes.dense(start.points)
         entered = [c.after for c in routes.crossings(route, self._world.rooms)]
-        if (len(entered) == 1) != (tier == 'door') or len(set(entered)) < len(entered):
+        if (len(entered) == 1) != (tier == 'door') or len(entered) > MAX_DOORS:
+            return None
+        if len(set(entered)) < len(entered):
             return None
         leg = routes.direction(route, 0, 20)
         yaw = wrap(leg + math.radians(self._rng.uniform(-START_YAW_DEG, START_YAW_DEG)))
@@ -132,7 +139,7 @@ class EpisodeMaker:
 
     def _far_enough(self, start, piece):
         return self._world.navmesh.geodesic((start.x, 0.0, start.z),
-                                            self._goals[piece.id]) >= OTHER_PATH_M
+                                            self._goals[piece.id]) >= MIN_PATH_M['room']
 
     def _seen(self, x, z, yaw_rad, pieces):
         pixels = self._world.pixels(x, z, yaw_rad, pieces)

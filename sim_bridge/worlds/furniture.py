@@ -17,6 +17,8 @@ COLOURS = {'red': (205, 30, 30), 'orange': (245, 125, 10), 'yellow': (240, 220, 
 GAP_M = 1.2
 WALL_GAP_M = 0.03
 SIZE_JITTER = 0.08
+SIGNATURE_SHARE = 0.4
+PLACE_TRIES = 40
 
 
 def _legs(w, d, y1, thick, inset=0.0):
@@ -103,12 +105,12 @@ def _piano(w, h, d):
 
 
 # noun: (width, height, depth in metres, its boxes)
-NOUNS = {'chair': ((0.48, 0.95, 0.48), _chair), 'table': ((1.0, 0.75, 0.75), _table),
-         'sofa': ((1.6, 0.85, 0.80), _sofa), 'bed': ((1.3, 0.95, 1.9), _bed),
-         'wardrobe': ((1.1, 2.0, 0.55), _wardrobe), 'shelf': ((0.9, 1.7, 0.34), _shelf),
+NOUNS = {'chair': ((0.48, 0.95, 0.48), _chair), 'table': ((0.95, 0.75, 0.7), _table),
+         'sofa': ((1.4, 0.85, 0.75), _sofa), 'bed': ((1.15, 0.95, 1.75), _bed),
+         'wardrobe': ((1.0, 2.0, 0.55), _wardrobe), 'shelf': ((0.9, 1.7, 0.34), _shelf),
          'lamp': ((0.46, 1.55, 0.46), _lamp), 'fridge': ((0.66, 1.75, 0.66), _fridge),
-         'cabinet': ((1.0, 0.8, 0.45), _cabinet), 'plant': ((0.62, 1.1, 0.62), _plant),
-         'bin': ((0.42, 0.62, 0.42), _bin), 'piano': ((1.35, 1.15, 0.60), _piano)}
+         'cabinet': ((0.9, 0.8, 0.45), _cabinet), 'plant': ((0.62, 1.1, 0.62), _plant),
+         'bin': ((0.42, 0.62, 0.42), _bin), 'piano': ((1.15, 1.15, 0.56), _piano)}
 
 SIGNATURE = {'kitchen': 'fridge', 'bedroom': 'bed', 'living room': 'sofa', 'study': 'shelf',
              'dining room': 'table', 'laundry room': 'cabinet', 'hallway': 'wardrobe'}
@@ -169,24 +171,27 @@ def furnish(rng, rooms, doors):
 
 
 def _furnish_room(rng, room, clear, taken):
-    wanted, drawn = rng.choice((3, 4, 5), p=(0.2, 0.4, 0.4)), []
-    for _ in range(150):
-        noun = list(NOUNS)[rng.integers(len(NOUNS))]
-        if not drawn and rng.random() < 0.7:
-            noun = SIGNATURE.get(room.name, noun)
-        colour = list(COLOURS)[rng.integers(len(COLOURS))]
-        if (colour, noun) in taken or any(colour == p[0] or noun == p[1] for p in drawn):
-            continue
+    """Rows (colour, noun, box, size, quarter); the largest piece chooses its place first."""
+    wanted = rng.choice((3, 4, 5), p=(0.2, 0.4, 0.4))
+    nouns = [str(n) for n in rng.permutation(list(NOUNS))]
+    signature = SIGNATURE.get(room.name)
+    if signature and rng.random() < SIGNATURE_SHARE:
+        nouns = [signature, *(n for n in nouns if n != signature)]
+    nouns = sorted(nouns[:wanted], key=lambda n: -NOUNS[n][0][0] * NOUNS[n][0][2])
+    colours = [str(c) for c in rng.permutation(list(COLOURS))]
+    drawn = []
+    for noun in nouns:
+        colour = next((c for c in colours if (c, noun) not in taken), None)
         scale = rng.uniform(1 - SIZE_JITTER, 1 + SIZE_JITTER, 3)
         size = tuple(round(float(s * f), 3) for s, f in zip(NOUNS[noun][0], scale))
-        quarter = int(rng.integers(4))
-        box = _against_wall(rng, room, size, quarter)
-        if any(box_gap(box, c) <= 0 for c in clear) or any(box_gap(box, p[2]) < GAP_M
-                                                           for p in drawn):
-            continue
-        drawn.append((colour, noun, box, size, quarter))
-        if len(drawn) == wanted:
-            break
+        for _ in range(PLACE_TRIES):
+            quarter = int(rng.integers(4))
+            box = _against_wall(rng, room, size, quarter)
+            if colour and (all(box_gap(box, c) > 0 for c in clear)
+                           and all(box_gap(box, p[2]) >= GAP_M for p in drawn)):
+                drawn.append((colour, noun, box, size, quarter))
+                colours.remove(colour)
+                break
     return drawn
 
 
