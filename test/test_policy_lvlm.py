@@ -128,6 +128,18 @@ def test_saved_again_it_plans_the_same(folders, tmp_path, case):
 
 
 @pytest.mark.parametrize('kind', KINDS)
+def test_stored_precision_plans_too(folders, kind):
+    exact = load_policy(folders[kind, True], device='cpu')
+    half = load_policy(folders[kind, True], device='cpu', dtype='auto')
+    assert half.model.dtype == torch.float16
+    history = history_of(exact.card)
+    for policy in (exact, half):
+        policy.reset(INSTRUCTION)
+    assert torch.allclose(next_logits(half, history), next_logits(exact, history), atol=0.03)
+    assert len(half.plan(history)) == 3
+
+
+@pytest.mark.parametrize('kind', KINDS)
 def test_words_and_frames_change_the_logits(folders, kind):
     policy = load_policy(folders[kind, True], device='cpu')
     history = history_of(policy.card, 4)
@@ -257,6 +269,11 @@ def lost_base(folder):
     (folder / 'adapter_config.json').write_text('{}')
 
 
+def moved_base(folder):
+    base = str(folder / 'gone')
+    (folder / 'adapter_config.json').write_text(json.dumps({'base_model_name_or_path': base}))
+
+
 @pytest.mark.parametrize('spoil, message', [
     (spoil_card, 'vlnr1 card'),
     (spoil_architecture, "'llava' model; supported are qwen2_vl, qwen2_5_vl, qwen3_vl"),
@@ -267,6 +284,7 @@ def lost_base(folder):
     (other_sizes, 'cannot be loaded'),
     (other_turn, "made for 'B. Turn left 30 degrees'"),
     (other_phrase, 'disagrees'),
+    (moved_base, 'gone: the model cannot be loaded'),
     (lost_base, 'names no base_model_name_or_path'),
 ])
 def test_spoilt_checkpoint_gives_one_clear_line(copy, spoil, message):

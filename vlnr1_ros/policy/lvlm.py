@@ -7,12 +7,14 @@ the action grammar.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessorList
+from transformers.utils import logging
 
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.card import NavigationCard
@@ -69,8 +71,8 @@ class LvlmPolicy:
         for token in self.processor.tokenizer.added_tokens_decoder.values():
             if token.special and token.content in instruction:
                 raise UserError(
-                    f'the instruction contains {token.content!r}, which the model reads as markup; '
-                    'leave it out'
+                    f'the instruction contains {token.content!r}, which the model reads as '
+                    'markup; leave it out'
                 )
         self._instruction = instruction
 
@@ -137,6 +139,9 @@ def load_processor(folder: str | Path) -> NavProcessor:
 def _load_whole(folder: str | Path, dtype):
     if Path(folder).is_dir():
         _check_architecture(Path(folder))
+    if not sys.stderr.isatty():
+        # A log has no use for the frames of a progress bar.
+        logging.disable_progress_bar()
     try:
         model, report = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=dtype, output_loading_info=True
