@@ -18,7 +18,7 @@ GAP_M = 1.2
 WALL_GAP_M = 0.03
 SIZE_JITTER = 0.08
 SIGNATURE_SHARE = 0.4
-PLACE_TRIES = 40
+PLACE_TRIES, ROOM_TRIES = 40, 8
 
 
 def _legs(w, d, y1, thick, inset=0.0):
@@ -157,11 +157,13 @@ def furnish(rng, rooms, doors):
     pieces, taken = [], set()
     for k, room in enumerate(rooms):
         clear = [d.keep_clear() for d in doors if k in d.rooms]
-        for _ in range(20):
-            drawn = _furnish_room(rng, room, clear, taken)
-            if len(drawn) >= 3:
+        wanted = int(rng.choice((3, 4, 5), p=(0.2, 0.4, 0.4)))
+        drawn = []
+        for _ in range(ROOM_TRIES):
+            drawn = max(drawn, _furnish_room(rng, room, clear, taken, wanted), key=len)
+            if len(drawn) == wanted:
                 break
-        else:
+        if len(drawn) < 3:
             raise LayoutError(f'no room for three pieces of furniture in the {room.name}')
         for colour, noun, box, size, quarter in drawn:
             taken.add((colour, noun))
@@ -170,14 +172,14 @@ def furnish(rng, rooms, doors):
     return pieces
 
 
-def _furnish_room(rng, room, clear, taken):
-    """Rows (colour, noun, box, size, quarter); the largest piece chooses its place first."""
-    wanted = rng.choice((3, 4, 5), p=(0.2, 0.4, 0.4))
+def _furnish_room(rng, room, clear, taken, wanted):
+    """Rows (colour, noun, box, size, quarter); large pieces tend to choose their place first."""
     nouns = [str(n) for n in rng.permutation(list(NOUNS))]
     signature = SIGNATURE.get(room.name)
     if signature and rng.random() < SIGNATURE_SHARE:
         nouns = [signature, *(n for n in nouns if n != signature)]
-    nouns = sorted(nouns[:wanted], key=lambda n: -NOUNS[n][0][0] * NOUNS[n][0][2])
+    nouns = sorted(nouns[:wanted],
+                   key=lambda n: -NOUNS[n][0][0] * NOUNS[n][0][2] * rng.uniform(0.2, 1))
     colours = [str(c) for c in rng.permutation(list(COLOURS))]
     drawn = []
     for noun in nouns:
