@@ -1,1 +1,1 @@
-"""The simulator used where habitat-sim is not installed: free floor, pictures, habitat-lab glue."""
+"""The simulator used where habitat-sim is not installed: floor, pictures, habitat-lab glue."""

@@ -1,8 +1,8 @@
 """From scene triangles to the polygons an agent's centre may occupy on a single floor.
 
-Free space = walkable floor shrunk by the agent's radius, minus the footprints of everything that stands
-between `max_climb_m` and the agent's height, grown by the radius. Corners are mitred, not rounded: a box
-costs four vertices, and the agent keeps at least its radius from every surface.
+Free space = walkable floor shrunk by the agent's radius, minus the footprints of everything
+between MAX_CLIMB_M and the agent's height, grown by the radius. Corners are mitred, not rounded:
+a box costs four vertices, and the agent keeps its radius from every surface (but for ROUND_TO_M).
 """
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ MAX_CLIMB_M = 0.2
 FLOOR_NORMAL_Y = 0.7      # walkable slopes: up to 45 degrees, as in habitat-sim's default settings
 MIN_ISLAND_M2 = 1.0       # smaller pockets (the inside of a wardrobe) are dropped, as Recast does
 SEAM_M = 2e-3             # floors that meet within this gap are one floor
+MITRE_LIMIT = 2.0
 ROUND_TO_M = 0.01         # detail that footprints may lose: a 24-sided lamp needs no 24 corners
 
 
 def floor_height(triangles, normals, areas):
-    """Height of the floor: the lowest level that has at least half the upward area of the largest one.
+    """Height of the floor: the lowest level with at least half the upward area of the largest.
 
     A slab closely below the floor (within the climb height) gives way to the floor above it.
     """
@@ -81,7 +82,7 @@ def _band_shapes(triangles, low, high):
 
 
 def _closed_tall_solids(triangles, normals, floor_y, height_m):
-    """Footprints of solids whose top is above the agent: an upward face with nothing facing down below it."""
+    """Footprints of solids taller than the agent: upward faces with none facing down below."""
     up = (normals[:, 1] > FLOOR_NORMAL_Y) & (triangles[:, :, 1].max(1) >= floor_y + height_m)
     down = (normals[:, 1] < -FLOOR_NORMAL_Y) & (triangles[:, :, 1].min(1) > floor_y + MAX_CLIMB_M)
     top = np.round(triangles[:, :, 1].max(1), 3)
@@ -100,17 +101,17 @@ def _polygon_parts(geometry):
 
 
 def free_space(triangles, radius_m, height_m):
-    """Returns (polygons, floor_y): islands of free space, largest first, and the floor's height in metres.
+    """Returns (polygons, floor_y): islands of free space, largest first; the floor's height.
 
-    triangles: (T, 3, 3) float, world frame, Y up, counter-clockwise seen from outside. Polygons have
-    coordinates (x, z). Raises UserError when there is no floor or no room for the agent.
+    triangles: (T, 3, 3) float, world frame, Y up, counter-clockwise seen from outside. Polygons
+    have coordinates (x, z). Raises UserError when there is no floor or no room for the agent.
     """
     triangles = np.asarray(triangles, float)
     cross = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
     length = np.linalg.norm(cross, axis=1)
     solid = length > 1e-12
-    triangles, normals, areas = triangles[solid], cross[solid] / length[solid, None], length[solid] / 2
-    floor_y = floor_height(triangles, normals, areas)
+    triangles, normals = triangles[solid], cross[solid] / length[solid, None]
+    floor_y = floor_height(triangles, normals, length[solid] / 2)
 
     y = triangles[:, :, 1]
     walkable = ((normals[:, 1] > FLOOR_NORMAL_Y) & (y.min(1) > floor_y - MAX_CLIMB_M)
@@ -125,14 +126,15 @@ def free_space(triangles, radius_m, height_m):
         areas_only = shapely.union_all(_polygon_parts(obstacles)).simplify(ROUND_TO_M)
         parts = shapely.get_parts(obstacles)
         lines = parts[shapely.get_type_id(parts) == shapely.GeometryType.LINESTRING]
-        grown = [areas_only.buffer(radius_m, join_style='mitre', mitre_limit=2.0)]
+        grown = [areas_only.buffer(radius_m, join_style='mitre', mitre_limit=MITRE_LIMIT)]
         if len(lines):
             merged = shapely.line_merge(shapely.multilinestrings(lines))
-            grown.append(merged.buffer(radius_m, cap_style='square', join_style='mitre', mitre_limit=2.0))
+            grown.append(merged.buffer(radius_m, cap_style='square', join_style='mitre',
+                                       mitre_limit=MITRE_LIMIT))
         floor = floor.difference(shapely.union_all(grown))
 
     islands = [part for part in _polygon_parts(floor.buffer(0)) if part.area >= MIN_ISLAND_M2]
     if not islands:
-        raise UserError(f'the scene leaves no free floor for an agent of radius {radius_m} m and height '
-                        f'{height_m} m: at least {MIN_ISLAND_M2} m2 in one piece is needed')
+        raise UserError(f'the scene leaves no free floor for an agent of radius {radius_m} m and '
+                        f'height {height_m} m: {MIN_ISLAND_M2} m2 in one piece is the least')
     return sorted(islands, key=lambda part: -part.area), floor_y

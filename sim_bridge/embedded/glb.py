@@ -1,6 +1,6 @@
 """Reads the part of binary glTF 2.0 that a textured, static scene needs.
 
-Specification: https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html (sections 3.5 to 3.9 and 4.4).
+Specification: https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html (3.5 to 3.9 and 4.4).
 """
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _JSON_CHUNK, _BINARY_CHUNK = 0x4E4F534A, 0x004E4942
 
 @dataclass
 class Mesh:
-    """One surface of a scene, in the scene's frame (metres, Y up, counter-clockwise from outside)."""
+    """One surface of a scene in its frame: metres, Y up, counter-clockwise from outside."""
 
     name: str                        # of the glTF node; meshes of one name are one object
     vertices: np.ndarray             # (V, 3) float32
@@ -161,7 +161,7 @@ def _local_matrix(node):
 
 
 def load_glb(path):
-    """Returns the list of Mesh of a .glb file. Raises UserError naming the file when it cannot be read."""
+    """The list of Mesh of a .glb file. Raises UserError naming the file it cannot read."""
     path = Path(path)
     try:
         data = path.read_bytes()

@@ -1,8 +1,8 @@
 """Lets `import habitat` succeed where habitat-sim is not installed.
 
-habitat-lab guards its imports of habitat_sim and magnum, except in the four leaf modules below. Each
-gets an empty stand-in; `import habitat_sim` itself keeps failing, so that habitat-lab takes its
-own documented way and reports `Sim-v0` as unavailable.
+habitat-lab guards its imports of habitat_sim and magnum, except in the four leaf modules below.
+Each gets an empty stand-in; `import habitat_sim` itself keeps failing, so that habitat-lab takes
+its own documented way and reports `Sim-v0` as unavailable.
 """
 from __future__ import annotations
 

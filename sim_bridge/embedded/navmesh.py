@@ -1,7 +1,7 @@
-"""Where an agent can be, how far it is from there to here, and where a step ends: habitat-sim's PathFinder.
+"""Where an agent can be, how far apart places are, where a step ends: habitat-sim's PathFinder.
 
-One floor, exact Euclidean geodesics (visibility graph over the reflex corners of the free space), and
-the step filter of Detour's moveAlongSurface. Points are (x, y, z) in metres, Y up.
+One floor, exact Euclidean geodesics (visibility graph over the reflex corners of the free space),
+and the step filter of Detour's moveAlongSurface. Points are (x, y, z) in metres, Y up.
 """
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import shapely
 from sim_bridge.embedded import visibility
 from sim_bridge.embedded.free_space import free_space
 
-INSET_M = 1e-4                    # positions stay this far inside the free space: no query lies on an edge
+INSET_M = 1e-4    # positions stay this far inside the free space, so that none lies on an edge
 SNAP_REACH_M = (2.0, 4.0, 2.0)    # how far snap_point searches, as in habitat-sim
 NAVIGABLE_SLACK_M = 1e-2          # horizontal tolerance of is_navigable, as in habitat-sim
 CACHED_GOAL_SETS = 64
@@ -48,8 +48,8 @@ def _reflex_corners(polygons):
 class NavMesh:
     """The free floor of a scene.
 
-    triangles: (T, 3, 3) float, world frame, counter-clockwise from outside. radius_m, height_m: the agent.
-    Raises UserError when there is no floor to walk on.
+    triangles: (T, 3, 3) float, world frame, counter-clockwise from outside. radius_m, height_m:
+    the agent's. Raises UserError when there is no floor to walk on.
     """
 
     is_loaded = True
@@ -71,7 +71,8 @@ class NavMesh:
         self._graph = visibility.visibility_graph(self._corners, self._blockers)
         self._fields = OrderedDict()
         corners = triangles.reshape(-1, 3)
-        self._low, self._high = corners.min(0).astype(np.float32), corners.max(0).astype(np.float32)
+        self._low = corners.min(0).astype(np.float32)
+        self._high = corners.max(0).astype(np.float32)
         self.seed(seed)
 
     def seed(self, seed):
@@ -86,7 +87,7 @@ class NavMesh:
         return np.array([x, self.floor_y, z], np.float32)
 
     def _place(self, point):
-        """(x, z, island) inside the free space nearest to a point, None when it is out of reach."""
+        """(x, z, island) of the free point nearest to a point, None when it is out of reach."""
         x, y, z = float(point[0]), float(point[1]), float(point[2])
         if not abs(y - self.floor_y) <= SNAP_REACH_M[1]:
             return None
@@ -112,12 +113,12 @@ class NavMesh:
                     or visibility.nearest_on_edges(x, z, self._walls)[0] <= NAVIGABLE_SLACK_M)
 
     def island(self, point):
-        """Number of the island nearest to the point (0 is the largest), -1 when none is within reach."""
+        """Number of the nearest island (0 is the largest), -1 when none is within reach."""
         place = self._place(point)
         return -1 if place is None else int(place[2])
 
     def island_radius(self, point):
-        """Half the diagonal of the box around the point's island, metres; 0 when none is within reach."""
+        """Half the diagonal of the box around the point's island, metres; 0 when out of reach."""
         island = self.island(point)
         if island < 0:
             return 0.0
@@ -163,7 +164,7 @@ class NavMesh:
         return self._at(ax + t * (bx - ax), az + t * (bz - az))
 
     def _field(self, goals):
-        """(goals (G, 2) inside the free space, distance, following), kept for the last goal sets."""
+        """(free goals (G, 2), distance, following) as in visibility.distance_field; cached."""
         goals = np.atleast_2d(np.asarray(goals, float))
         key = goals.tobytes()
         if key in self._fields:
@@ -171,14 +172,15 @@ class NavMesh:
             return self._fields[key]
         places = [place for place in map(self._place, goals) if place is not None]
         inside = np.array([place[:2] for place in places], float).reshape(-1, 2)
-        field = (inside, *visibility.distance_field(inside, self._corners, self._graph, self._blockers))
+        field = (inside, *visibility.distance_field(inside, self._corners, self._graph,
+                                                    self._blockers))
         self._fields[key] = field
         if len(self._fields) > CACHED_GOAL_SETS:
             self._fields.popitem(last=False)
         return field
 
     def geodesic(self, start, goals):
-        """Length in metres of the shortest way to the nearest of the goals ((3,) or (G, 3)); inf when none."""
+        """Metres of the shortest way to the nearest goal; goals (3,) or (G, 3); inf when none."""
         place = self._place(start)
         if place is None:
             return math.inf
@@ -187,7 +189,7 @@ class NavMesh:
                                            self._blockers)[0])
 
     def shortest_path(self, start, goals):
-        """(length_m, points (K, 3) float32) from start to the nearest of the goals; (inf, (0, 3)) when none."""
+        """(length_m, points (K, 3) float32) of the way `geodesic` measures; K = 0 when none."""
         place = self._place(start)
         if place is None:
             return math.inf, np.zeros((0, 3), np.float32)

@@ -1,8 +1,8 @@
 """Compiled software rasteriser: a visibility buffer first, then one shading pass.
 
-Camera space: x right, y up, looking along -z. Within a triangle 1/z, u/z and v/z are linear in pixel
-coordinates; each is kept as three coefficients (per column, per row, constant). No fast-math: the same
-input gives the same bytes everywhere.
+Camera space: x right, y up, looking along -z. Within a triangle 1/z, u/z and v/z are linear in
+pixel coordinates; each is kept as three coefficients (per column, per row, constant). Without
+fast-math the same input gives the same bytes.
 """
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ def rasterise(triangles, uv, normals, two_sided, first, keep, position, rotation
               inverse_z, visible, planes, source):
     """Fills the visibility buffer; returns how many triangles were drawn.
 
-    first: (objects + 1,) start of each object's triangles. inverse_z (H, W) float32 zeros; visible (H, W)
-    int32 of -1 receives rows of planes (T, 9) = 1/z, u/z, v/z coefficients; source (T,) the scene's triangle.
+    first: (objects + 1,) start of each object's triangles. inverse_z (H, W) float32 zeros; visible
+    (H, W) int32 of -1 receives rows of planes (T, 9), the coefficients of 1/z, u/z, v/z; source
+    (T,) the scene's triangle of each row.
     """
     height, width = inverse_z.shape
     scale_x, scale_y = np.float32(0.5 * width / tan_x), np.float32(0.5 * height / tan_y)
@@ -75,8 +76,8 @@ def rasterise(triangles, uv, normals, two_sided, first, keep, position, rotation
             if out_left == 3 or out_right == 3 or out_low == 3 or out_high == 3 or out_near == 3:
                 continue
 
-            # Clip with the near plane, always from the inner to the outer end, so that two triangles cut
-            # their common edge at the same point.
+            # Clip with the near plane, always from the inner to the outer end, so that two
+            # triangles cut their common edge at the same point.
             n = 0
             for k in range(3):
                 j = 2 if k == 0 else k - 1
@@ -132,7 +133,7 @@ def rasterise(triangles, uv, normals, two_sided, first, keep, position, rotation
 
 @nb.jit(**_JIT)
 def _plane(p, uv, scale_x, scale_y, middle_x, middle_y, plane):
-    """Coefficients of 1/z, u/z, v/z over (column, row, 1), from the inverse of the corner matrix."""
+    """Coefficients of 1/z, u/z, v/z over (column, row, 1): the inverse of the corner matrix."""
     ax, ay, az = np.float64(p[0, 0]), np.float64(p[0, 1]), np.float64(p[0, 2])
     bx, by, bz = np.float64(p[1, 0]), np.float64(p[1, 1]), np.float64(p[1, 2])
     cx, cy, cz = np.float64(p[2, 0]), np.float64(p[2, 1]), np.float64(p[2, 2])
@@ -145,7 +146,7 @@ def _plane(p, uv, scale_x, scale_y, middle_x, middle_y, plane):
         if k == 0:
             q0, q1, q2 = 1.0, 1.0, 1.0
         else:
-            q0, q1, q2 = np.float64(uv[0, k - 1]), np.float64(uv[1, k - 1]), np.float64(uv[2, k - 1])
+            q0, q1, q2 = uv[0, k - 1] * 1.0, uv[1, k - 1] * 1.0, uv[2, k - 1] * 1.0
         per_x = (m00 * q0 + m01 * q1 + m02 * q2) * r / scale_x
         per_y = -(m10 * q0 + m11 * q1 + m12 * q2) * r / scale_y
         constant = (m20 * q0 + m21 * q1 + m22 * q2) * r
@@ -155,78 +156,88 @@ def _plane(p, uv, scale_x, scale_y, middle_x, middle_y, plane):
 
 
 @nb.jit(**_JIT)
-def shade(visible, planes, source, texture_of, texels, offsets, log_width, log_height, levels, rgb):
+def _mixed(p00, p10, p01, p11, part_u, part_v):
+    """Bilinear mix of four packed texels; parts are in 256ths. Red and blue share products."""
+    red_blue, green = np.uint64(0xFF00FF), np.uint64(0x00FF00)
+    rest_u, rest_v = np.uint64(256) - part_u, np.uint64(256) - part_v
+    top_rb = ((p00 & red_blue) * rest_u + (p10 & red_blue) * part_u) >> np.uint64(8) & red_blue
+    low_rb = ((p01 & red_blue) * rest_u + (p11 & red_blue) * part_u) >> np.uint64(8) & red_blue
+    top_g = ((p00 & green) * rest_u + (p10 & green) * part_u) >> np.uint64(8) & green
+    low_g = ((p01 & green) * rest_u + (p11 & green) * part_u) >> np.uint64(8) & green
+    rb = (top_rb * rest_v + low_rb * part_v + np.uint64(0x800080)) >> np.uint64(8) & red_blue
+    g = (top_g * rest_v + low_g * part_v + np.uint64(0x8000)) >> np.uint64(8) & green
+    return rb | g
+
+
+@nb.jit(**_JIT)
+def shade(visible, planes, source, texture_of, texels, offsets, log_sides, levels, out):
     """Textures every visible pixel: perspective-correct, bilinear, nearest mip level.
 
-    texels: (N,) uint32 0x00BBGGRR of all levels of all textures, sides powers of two. rgb (H, W, 3) uint8.
+    texels: (N,) uint32 0x00BBGGRR, all levels of all textures; log_sides (textures, 2) base-2
+    logarithms of width and height; out (H * W * 3,) uint8 zeros.
     """
     height, width = visible.shape
-    mask_rb, mask_g = np.uint32(0xFF00FF), np.uint32(0x00FF00)
+    one, byte = np.float32(1), np.uint64(255)
     for row in range(height):
-        column = 0
         y = np.float32(row)
-        while column < width:
-            t = visible[row, column]
-            end = column + 1
-            while end < width and visible[row, end] == t:
+        line = visible[row]
+        end = 0
+        while end < width:
+            column, t = end, line[end]
+            while end < width and line[end] == t:
                 end += 1
             if t < 0:
-                for c in range(column, end):
-                    rgb[row, c, 0] = rgb[row, c, 1] = rgb[row, c, 2] = 0
-                column = end
                 continue
             k = texture_of[source[t]]
-            iz_x, u_x, v_x = planes[t, 0], planes[t, 3], planes[t, 6]
-            iz_row = planes[t, 1] * y + planes[t, 2]
-            u_row = planes[t, 4] * y + planes[t, 5]
-            v_row = planes[t, 7] * y + planes[t, 8]
+            log_width, log_height = log_sides[k, 0], log_sides[k, 1]
+            iz_x, iz_y, u_x, u_y, v_x, v_y = (planes[t, 0], planes[t, 1], planes[t, 3],
+                                              planes[t, 4], planes[t, 6], planes[t, 7])
+            iz_0 = iz_y * y + planes[t, 2]
+            u_0 = u_y * y + planes[t, 5]
+            v_0 = v_y * y + planes[t, 8]
             while column < end:
-                # One mip level for up to eight pixels, from the footprint of the first: the area rule
-                # with at most 4:1 anisotropy.
+                # One mip level for up to eight pixels, from the footprint of the first: the area
+                # rule with at most 4:1 anisotropy.
                 stop = min(end, column + 8)
                 x = np.float32(column)
-                z = np.float32(1) / (iz_row + iz_x * x)
-                u, v = (u_row + u_x * x) * z, (v_row + v_x * x) * z
-                size_u, size_v = np.float32(1 << log_width[k]) * z, np.float32(1 << log_height[k]) * z
+                z = one / (iz_0 + iz_x * x)
+                u, v = (u_0 + u_x * x) * z, (v_0 + v_x * x) * z
+                size_u, size_v = np.float32(1 << log_width) * z, np.float32(1 << log_height) * z
                 du_x, dv_x = (u_x - u * iz_x) * size_u, (v_x - v * iz_x) * size_v
-                du_y = (planes[t, 4] - u * planes[t, 1]) * size_u
-                dv_y = (planes[t, 7] - v * planes[t, 1]) * size_v
+                du_y, dv_y = (u_y - u * iz_y) * size_u, (v_y - v * iz_y) * size_v
                 across, down = du_x * du_x + dv_x * dv_x, du_y * du_y + dv_y * dv_y
-                long, short = max(across, down), min(across, down)
-                area = long * max(short, long * np.float32(0.0625))    # fourth power of the footprint
+                longest = max(across, down)
+                area2 = longest * max(min(across, down), longest * np.float32(0.0625))
                 level = 0
-                while area > np.float32(5.0625) and level < levels[k] - 1:
-                    area *= np.float32(0.0625)
+                while area2 > np.float32(5.0625) and level < levels[k] - 1:
+                    area2 *= np.float32(0.0625)
                     level += 1
-                log_w, log_h = max(0, log_width[k] - level), max(0, log_height[k] - level)
+                log_w, log_h = max(0, log_width - level), max(0, log_height - level)
                 wrap_u, wrap_v = (1 << log_w) - 1, (1 << log_h) - 1
                 scale_u, scale_v = np.float32(256 << log_w), np.float32(256 << log_h)
                 offset = offsets[k, level]
-                for c in range(column, stop):
-                    x = np.float32(c)
-                    z = np.float32(1) / (iz_row + iz_x * x)
-                    # 8 fractional bits; a texel's centre is at one half
-                    fixed_u = int(np.floor((u_row + u_x * x) * z * scale_u)) - 128
-                    fixed_v = int(np.floor((v_row + v_x * x) * z * scale_v)) - 128
-                    u0, v0 = fixed_u >> 8, fixed_v >> 8
-                    part_u, part_v = np.uint32(fixed_u & 255), np.uint32(fixed_v & 255)
-                    top = offset + ((v0 & wrap_v) << log_w)
-                    bottom = offset + (((v0 + 1) & wrap_v) << log_w)
-                    left, right = u0 & wrap_u, (u0 + 1) & wrap_u
-                    p00, p10 = texels[np.uint64(top + left)], texels[np.uint64(top + right)]
-                    p01, p11 = texels[np.uint64(bottom + left)], texels[np.uint64(bottom + right)]
-                    rest_u, rest_v = np.uint32(256) - part_u, np.uint32(256) - part_v
-                    # red and blue share one multiplication
-                    top_rb = (((p00 & mask_rb) * rest_u + (p10 & mask_rb) * part_u) >> np.uint32(8)) & mask_rb
-                    low_rb = (((p01 & mask_rb) * rest_u + (p11 & mask_rb) * part_u) >> np.uint32(8)) & mask_rb
-                    rb = (top_rb * rest_v + low_rb * part_v + np.uint32(0x800080)) >> np.uint32(8)
-                    top_g = (((p00 & mask_g) * rest_u + (p10 & mask_g) * part_u) >> np.uint32(8)) & mask_g
-                    low_g = (((p01 & mask_g) * rest_u + (p11 & mask_g) * part_u) >> np.uint32(8)) & mask_g
-                    green = (top_g * rest_v + low_g * part_v + np.uint32(0x8000)) >> np.uint32(16)
-                    rgb[row, c, 0] = np.uint8(rb & np.uint32(255))
-                    rgb[row, c, 1] = np.uint8(green)
-                    rgb[row, c, 2] = np.uint8((rb >> np.uint32(16)) & np.uint32(255))
-                column = stop
+                at = np.uint64((row * width + column) * 3)
+                while column < stop:
+                    x = np.float32(column)
+                    z = one / (iz_0 + iz_x * x)
+                    # eight fractional bits; texel centres are at one half
+                    fixed_u = int(np.floor((u_0 + u_x * x) * z * scale_u)) - 128
+                    fixed_v = int(np.floor((v_0 + v_x * x) * z * scale_v)) - 128
+                    left, top = fixed_u >> 8, fixed_v >> 8
+                    first = offset + ((top & wrap_v) << log_w)
+                    second = offset + (((top + 1) & wrap_v) << log_w)
+                    right = (left + 1) & wrap_u
+                    left &= wrap_u
+                    colour = _mixed(texels[np.uint64(first + left)],
+                                    texels[np.uint64(first + right)],
+                                    texels[np.uint64(second + left)],
+                                    texels[np.uint64(second + right)],
+                                    np.uint64(fixed_u & 255), np.uint64(fixed_v & 255))
+                    out[at] = np.uint8(colour & byte)
+                    out[at + np.uint64(1)] = np.uint8(colour >> np.uint64(8) & byte)
+                    out[at + np.uint64(2)] = np.uint8(colour >> np.uint64(16))
+                    at += np.uint64(3)
+                    column += 1
 
 
 @nb.jit(**_JIT)

@@ -15,7 +15,7 @@ MAX_TEXTURE_SIDE = 2048
 def _power_of_two(image):
     """The image with sides that are powers of two, so that a texture repeats by masking bits."""
     height, width = image.shape[:2]
-    sides = [min(MAX_TEXTURE_SIDE, 1 << max(0, round(math.log2(side)))) for side in (width, height)]
+    sides = [min(MAX_TEXTURE_SIDE, 1 << round(math.log2(side))) for side in (width, height)]
     if sides == [width, height]:
         return image
     return cv2.resize(image, tuple(sides), interpolation=cv2.INTER_AREA)
@@ -33,13 +33,13 @@ def _mip_levels(image):
 class _Textures:
     def __init__(self):
         self._numbers, self._texels, self._size = {}, [], 0
-        self.offsets, self.log_widths, self.log_heights, self.levels = [], [], [], []
+        self._offsets, self._log_sides, self._levels = [], [], []
 
     def add(self, image):
         """Number of the texture; equal images are stored once."""
         key = (image.shape, image.tobytes())
         if key not in self._numbers:
-            self._numbers[key] = len(self.offsets)
+            self._numbers[key] = len(self._offsets)
             image = _power_of_two(image)
             offsets = np.zeros(raster.MAX_LEVELS, np.int64)
             for level, picture in enumerate(_mip_levels(image)):
@@ -47,22 +47,22 @@ class _Textures:
                 wide = picture.reshape(-1, 3).astype(np.uint32)
                 self._texels.append(wide[:, 0] | wide[:, 1] << 8 | wide[:, 2] << 16)
                 self._size += len(wide)
-            self.offsets.append(offsets)
-            self.levels.append(level + 1)
-            self.log_widths.append(image.shape[1].bit_length() - 1)
-            self.log_heights.append(image.shape[0].bit_length() - 1)
+            self._offsets.append(offsets)
+            self._levels.append(level + 1)
+            self._log_sides.append([side.bit_length() - 1 for side in image.shape[1::-1]])
         return self._numbers[key]
 
     def arrays(self):
-        return (np.concatenate(self._texels), np.array(self.offsets), np.array(self.log_widths),
-                np.array(self.log_heights), np.array(self.levels))
+        """What raster.shade takes: texels, offsets, log_sides, levels."""
+        return (np.concatenate(self._texels), np.array(self._offsets), np.array(self._log_sides),
+                np.array(self._levels))
 
 
 class Scene:
     """A scene ready to be drawn.
 
-    meshes: list of glb.Mesh. `names[i]` is the name of object i, `triangles` (T, 3, 3) float32 all surfaces in
-    metres. Drawing is safe from several threads.
+    meshes: list of glb.Mesh. `names[i]` is the name of object i, `triangles` (T, 3, 3) float32 all
+    surfaces in metres. Drawing is safe from several threads.
     """
 
     def __init__(self, meshes):
@@ -76,7 +76,8 @@ class Scene:
             count = len(mesh.faces)
             corners.append(mesh.vertices[mesh.faces])
             uv.append(np.zeros((count, 3, 2)) if mesh.uv is None else mesh.uv[mesh.faces])
-            texture.append(np.full(count, textures.add(grey if mesh.image is None else mesh.image)))
+            number_of = textures.add(grey if mesh.image is None else mesh.image)
+            texture.append(np.full(count, number_of))
             objects.append(np.full(count, number[mesh.name]))
             two_sided.append(np.full(count, mesh.two_sided))
         self.triangles = np.ascontiguousarray(np.concatenate(corners), np.float32)
@@ -98,8 +99,8 @@ class Scene:
     def render(self, camera_to_world, width, height, hfov_deg, rgb=True, depth=True, objects=True):
         """Draws the scene from a camera that looks along its own -z, y up.
 
-        camera_to_world: (4, 4). Returns (rgb (H, W, 3) uint8, depth (H, W) float32 z in metres with 0 = nothing,
-        object index (H, W) int32 with -1 = nothing); what was not asked for is None.
+        camera_to_world: (4, 4). Returns (rgb (H, W, 3) uint8, depth (H, W) float32: z in metres,
+        0 = nothing, object index (H, W) int32: -1 = nothing); what was not asked for is None.
         """
         rotation = np.ascontiguousarray(camera_to_world[:3, :3], np.float32)
         position = np.ascontiguousarray(camera_to_world[:3, 3], np.float32)
@@ -110,11 +111,13 @@ class Scene:
         visible = np.full((height, width), -1, np.int32)
         planes = np.empty((len(self.triangles), 9), np.float32)
         source = np.empty(len(self.triangles), np.int32)
-        raster.rasterise(self.triangles, self._uv, self._normals, self._two_sided, self._first, keep,
-                         position, rotation, tan_x, tan_y, inverse_z, visible, planes, source)
+        raster.rasterise(self.triangles, self._uv, self._normals, self._two_sided, self._first,
+                         keep, position, rotation, tan_x, tan_y, inverse_z, visible, planes,
+                         source)
         picture = None
         if rgb:
-            picture = np.empty((height, width, 3), np.uint8)
-            raster.shade(visible, planes, source, self._texture_of, *self._textures, picture)
+            picture = np.zeros((height, width, 3), np.uint8)
+            raster.shade(visible, planes, source, self._texture_of, *self._textures,
+                         picture.reshape(-1))
         return (picture, raster.depth_of(inverse_z) if depth else None,
                 raster.object_indices(visible, source, self._object_of) if objects else None)

@@ -43,9 +43,9 @@ def resolve_stage(path):
                         f'is expected ({type(error).__name__}: {error})') from None
     for key, wanted in REQUIRED.items():
         if config.get(key, wanted) != wanted:
-            raise UserError(f'{config_path} has "{key}": {config[key]}, but the embedded simulator '
-                            f'only shows scenes with {wanted}: convert the mesh to that, or '
-                            'install habitat-sim')
+            raise UserError(f'{config_path} has "{key}": {config[key]}, but the embedded '
+                            f'simulator only shows scenes with {wanted}: convert the mesh to '
+                            'that, or install habitat-sim')
     if not asset.is_file():
         raise UserError(f'{config_path} names the mesh {asset}, which does not exist')
     return config_path, asset

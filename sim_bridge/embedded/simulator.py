@@ -124,8 +124,9 @@ class EmbeddedSim(Simulator):
         for sensor_config in get_agent_config(config).sim_sensors.values():
             kind = registry.get_sensor(sensor_config.type)
             if kind is None or not issubclass(kind, _Sensor):
-                raise UserError(f'the embedded simulator has no sensor {sensor_config.type!r}: use '
-                                'EmbeddedRGBSensor, EmbeddedDepthSensor or EmbeddedSemanticSensor')
+                raise UserError(f'the embedded simulator has no sensor {sensor_config.type!r}: '
+                                'use EmbeddedRGBSensor, EmbeddedDepthSensor or '
+                                'EmbeddedSemanticSensor')
             sensors.append(kind(sensor_config))
         self._sensor_suite = SensorSuite(sensors)
         self._views = {}    # what each distinct camera has to show: drawn once for all its sensors
@@ -219,7 +220,8 @@ class EmbeddedSim(Simulator):
             x, y, z, w = (float(value) for value in rotation)
             rotation = quaternion.quaternion(w, x, y, z)
         position = np.array(position, np.float32)
-        if not (np.isfinite(position).all() and np.isfinite(rotation.abs()) and rotation.abs() > 0):
+        length = rotation.abs()
+        if not (np.isfinite(position).all() and math.isfinite(length) and length > 0):
             raise UserError(f'agent position {position} and rotation {rotation} must be finite, '
                             'the rotation not zero')
         self._agent.state = AgentState(position, rotation.normalized())
@@ -282,7 +284,8 @@ def _mount(view):
     Euler angles are applied about the agent's x, then y, then z axis, as habitat-sim does.
     """
     _, _, _, position, (x, y, z) = view
-    return np.array(position), quaternion.as_rotation_matrix(_turn(z, 3) * _turn(y, 2) * _turn(x, 1))
+    turned = _turn(z, 3) * _turn(y, 2) * _turn(x, 1)
+    return np.array(position), quaternion.as_rotation_matrix(turned)
 
 
 def _heading(rotation):

@@ -1,4 +1,4 @@
-"""Compiled plane geometry for the navigation mesh: visibility, point location, nearest points, distances.
+"""Compiled plane geometry for the navigation mesh: visibility, location, contact, distances.
 
 Edges are rows (x0, z0, x1, z1, island) of closed polygon outlines.
 """
@@ -18,7 +18,9 @@ def sees(ax, az, bx, bz, edges):
     low_z, high_z = min(az, bz), max(az, bz)
     for e in range(edges.shape[0]):
         px, pz, qx, qz = edges[e, 0], edges[e, 1], edges[e, 2], edges[e, 3]
-        if max(px, qx) < low_x or min(px, qx) > high_x or max(pz, qz) < low_z or min(pz, qz) > high_z:
+        if max(px, qx) < low_x or min(px, qx) > high_x:
+            continue
+        if max(pz, qz) < low_z or min(pz, qz) > high_z:
             continue
         side_p = dx * (pz - az) - dz * (px - ax)
         side_q = dx * (qz - az) - dz * (qx - ax)
@@ -90,7 +92,7 @@ def first_contact(ax, az, bx, bz, edges):
 def slide(ax, az, bx, bz, walls, blockers):
     """Where a step from a towards b ends when the agent slides along walls.
 
-    The point of the free outline nearest to b, among those inside the disc around the step's middle and
+    The point of the free outline nearest to b among those in the disc around the step's middle and
     in sight of a: the outcome of Detour's moveAlongSurface, which habitat-sim's step filter uses.
     walls are the edges of the shrunk free space, blockers those of the free space itself.
     """
@@ -124,10 +126,10 @@ def slide(ax, az, bx, bz, walls, blockers):
 
 @nb.jit(**_JIT)
 def visibility_graph(corners, edges):
-    """(C, C) float32 lengths between corners that see each other along a taut line, 0 elsewhere.
+    """(C, C) lengths between corners that see each other along a taut line, 0 elsewhere.
 
-    corners rows: x, z, previous x, z, next x, z on the outline. A shortest path only uses a corner when the
-    line passes it without entering the wedge of free space opposite the obstacle, so other links are left out.
+    corners rows: x, z, previous x, z, next x, z on the outline. A taut string leaves both
+    neighbours of a corner on one side; other lines are never part of a shortest path.
     """
     count = corners.shape[0]
     length = np.zeros((count, count))
@@ -139,9 +141,10 @@ def visibility_graph(corners, edges):
             taut = True
             for k in range(2):
                 c = a if k == 0 else b
-                before = dx * (corners[c, 3] - corners[c, 1]) - dz * (corners[c, 2] - corners[c, 0])
-                after = dx * (corners[c, 5] - corners[c, 1]) - dz * (corners[c, 4] - corners[c, 0])
-                if before * after < -1e-12:
+                x, z = corners[c, 0], corners[c, 1]
+                before = dx * (corners[c, 3] - z) - dz * (corners[c, 2] - x)
+                after = dx * (corners[c, 5] - z) - dz * (corners[c, 4] - x)
+                if min(before, after) < -1e-9 and max(before, after) > 1e-9:
                     taut = False
                     break
             if taut and sees(ax, az, bx, bz, edges):
@@ -159,9 +162,10 @@ def distance_field(goals, corners, graph, edges):
     distance = np.full(count, np.inf)
     following = np.full(count, -1, np.int64)
     for g in range(goals.shape[0]):
+        x, z = goals[g, 0], goals[g, 1]
         for c in range(count):
-            d = np.hypot(goals[g, 0] - corners[c, 0], goals[g, 1] - corners[c, 1])
-            if d < distance[c] and sees(goals[g, 0], goals[g, 1], corners[c, 0], corners[c, 1], edges):
+            d = np.hypot(x - corners[c, 0], z - corners[c, 1])
+            if d < distance[c] and sees(x, z, corners[c, 0], corners[c, 1], edges):
                 distance[c], following[c] = d, -1 - g
     done = np.zeros(count, np.bool_)
     for _ in range(count):
@@ -180,7 +184,7 @@ def distance_field(goals, corners, graph, edges):
 
 @nb.jit(**_JIT)
 def best_entry(ax, az, goals, corners, distance, edges):
-    """(length, entry) of the shortest way from a: entry is a corner, or -1 - g for goal g in sight.
+    """(length, entry) of the shortest way from a: a corner, or -1 - g for goal g in sight.
 
     Candidates are tried in order of total length, so the first one in sight is the answer.
     """
