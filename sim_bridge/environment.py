@@ -68,12 +68,10 @@ class Environment:
     """
 
     def __init__(self, config: EnvironmentConfig):
-        check_files(config)
         self.config = config
-        lab_config = habitat_config(config)
+        lab_config, dataset = _load_dataset(config)
         import habitat
 
-        dataset = _load_dataset(config, lab_config)
         self._lab_episodes = {str(e.episode_id): e for e in dataset.episodes}
         if len(self._lab_episodes) != len(dataset.episodes):
             raise UserError(f'{config.episodes_file} has an episode id twice; {REMEDY}')
@@ -258,7 +256,14 @@ class Environment:
             self._x, self._y, self._z, self._yaw, collided, self._step, self._env.episode_over)
 
 
-def _load_dataset(config, lab_config):
+def load_episodes(config: EnvironmentConfig) -> list[Episode]:
+    """The episodes of a split, without opening a simulator. Raises UserError like Environment."""
+    return [_episode(e) for e in _load_dataset(config)[1].episodes]
+
+
+def _load_dataset(config):
+    check_files(config)
+    lab_config = habitat_config(config)
     from habitat.datasets import make_dataset
 
     path = config.episodes_file
@@ -269,7 +274,7 @@ def _load_dataset(config, lab_config):
             from error
     if not dataset.episodes:
         raise UserError(f'{path} has no episodes; {REMEDY}')
-    return dataset
+    return lab_config, dataset
 
 
 def _check_scene(path):

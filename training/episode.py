@@ -1,0 +1,79 @@
+"""One closed-loop episode: the loop that evaluation shares with everybody who runs a policy."""
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+from sim_bridge.environment import Environment, Episode
+from vlnr1_ros.navigation.actions import Action
+from vlnr1_ros.navigation.card import NavigationCard
+from vlnr1_ros.navigation.errors import UserError
+from vlnr1_ros.navigation.memory import History
+from vlnr1_ros.policy.base import Policy
+
+
+@dataclass
+class EpisodeRun:
+    """What happened: the actions taken and habitat-lab's metrics at the end."""
+
+    episode: Episode
+    actions: list[int]
+    decisions: int
+    metrics: dict
+
+
+class ExpertPolicy:
+    """The simulator's shortest-path expert behind the interface of a policy."""
+
+    def __init__(self, environment: Environment, card: NavigationCard):
+        self.card = card
+        self._environment = environment
+
+    def reset(self, instruction: str, seed: int = 0) -> None:
+        """Nothing to prepare: the expert knows the goal."""
+
+    def plan(self, history: History) -> list[Action]:
+        """The next `card.horizon` actions on the shortest path."""
+        return [Action(a) for a in self._environment.expert_plan(self.card.horizon)]
+
+
+def run_episode(environment: Environment, episode_id: str, policy: Policy, seed: int = 0,
+                instruction: str | None = None) -> EpisodeRun:
+    """Run a policy until it stops or the environment's `max_steps` are used up.
+
+    One frame enters the history per executed action. `instruction` replaces the episode's own
+    (the goal stays the episode's). `seed` and the episode's id fix all that is random.
+    """
+    check_actions(policy.card, environment.config)
+    seen = environment.reset(episode_id)
+    episode = environment.episode
+    policy.reset(instruction or episode.instruction, episode_seed(seed, episode_id))
+    history = History(policy.card.frame_width, policy.card.frame_height)
+    history.add(seen.rgb)
+    actions: list[int] = []
+    decisions = 0
+    while not seen.episode_over:
+        plan = policy.plan(history)
+        decisions += 1
+        for action in plan[:policy.card.execute]:
+            seen = environment.step(int(action))
+            actions.append(int(action))
+            if seen.episode_over:
+                break
+            history.add(seen.rgb)
+    return EpisodeRun(episode, actions, decisions, environment.metrics())
+
+
+def check_actions(card: NavigationCard, config) -> None:
+    """Raise UserError when a model's actions are not those the simulator executes."""
+    actions = card.action_set
+    for name, ours, theirs in (('turn_deg', config.turn_deg, actions.turn_deg),
+                               ('forward_m', config.forward_m, actions.forward_m)):
+        if abs(ours - theirs) > 1e-6:
+            raise UserError(f'the policy was made for {name} {theirs:g}, the simulator has '
+                            f'{ours:g}; give --{name.replace("_", "-")} {theirs:g}')
+
+
+def episode_seed(seed: int, episode_id: str) -> int:
+    """A seed of its own for every episode, the same in whatever order they run."""
+    return zlib.crc32(f'{seed}/{episode_id}'.encode())
