@@ -4,11 +4,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-import numpy as np
-
 from sim_bridge.worlds.furniture import furnish
 from sim_bridge.worlds.glb import build_meshes, to_glb
-from sim_bridge.worlds.rooms import LayoutError, draw_doors, draw_rooms
+from sim_bridge.worlds.rooms import draw_doors, draw_rooms
 
 ROOM_COUNTS = (3, 4, 5, 6, 7, 8)
 ROOM_COUNT_WEIGHTS = (0.10, 0.25, 0.2, 0.25, 0.1, 0.1)
@@ -29,7 +27,8 @@ class Apartment:
                           for d in self.doors],
                 'objects': [{'id': p.id, 'name': p.name, 'colour': p.colour, 'noun': p.noun,
                              'room': self.rooms[p.room].name, 'box': list(p.box),
-                             'height': p.size[1]} for p in self.pieces]}
+                             'height': p.size[1], 'front': list(p.front)}
+                            for p in self.pieces]}
 
 
 def draw_apartment(rng):

@@ -238,7 +238,7 @@ class EpisodeMaker:
         return None
 
     def _swap(self, start, mentioned):
-        """Another piece of the goal's room to name instead: if possible one that is far off too."""
+        """Another piece of the goal's room to name instead, far off too if there is one."""
         others = [p for p in self._world.candidates(start.piece)
                   if p is not start.piece and p not in mentioned]
         others = [p for p in others if self._far_enough(start, p)] or others

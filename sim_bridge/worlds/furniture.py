@@ -135,6 +135,11 @@ class Piece:
     def centre(self):
         return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
 
+    @property
+    def front(self):
+        """The direction (x, z) its front looks into."""
+        return ((0, 1), (-1, 0), (0, -1), (1, 0))[self.quarter]
+
     def parts(self):
         """Closed boxes ((x0, y0, z0), (x1, y1, z1), tone) in the apartment's frame."""
         w, h, d = self.size

@@ -33,7 +33,7 @@ from vlnr1_ros.navigation.errors import UserError
 
 DATASET = 'apartments'
 FIRST_APARTMENT = {'train': 1, 'val_seen': 1, 'calibration': 700001, 'val_unseen': 800001}
-MAX_APARTMENTS = 99999
+MAX_APARTMENTS, MAX_SEED, MAX_PROCESSES = 99999, 2**32 - 1, 256
 DEFAULT_TIERS = 'room=20,door=10,apartment=10'
 
 
@@ -43,7 +43,10 @@ def apartment_name(number):
 
 
 def make_apartment(task):
-    """Write one apartment and its episodes' part file; task = (out, seed, split, number, tiers)."""
+    """Write one apartment and its episodes' part file; returns the number of episodes.
+
+    task: (out, seed, split, number of the apartment, {tier: episodes}).
+    """
     out, seed, split, number, tiers = task
     name = apartment_name(number)
     world = draw_world(np.random.default_rng([seed, number]))
@@ -61,7 +64,7 @@ def make_apartment(task):
             scene_id = f'{DATASET}/stages/{name}.stage_config.json'
             made.append(({'scene_id': scene_id, **episode}, truth))
     files.write_json_gz(part_path(out, split, number), made)
-    return number, len(made)
+    return len(made)
 
 
 def split_folder(out, split):
@@ -94,7 +97,7 @@ def make_split(out, seed, split, count, tiers, processes=1, report=print):
     todo = [(out, seed, split, n, tiers) for n in numbers
             if not os.path.exists(part_path(out, split, n))]
     done, total = count - len(todo), 0
-    for number, made in _run(todo, processes):
+    for made in _run(todo, processes):
         done, total = done + 1, total + made
         if done == count or done % max(1, count // 20) == 0:
             report(f'{split}: {done}/{count} apartments, {total} new episodes')
@@ -136,8 +139,11 @@ def merge(out, split, numbers):
 def check_settings(path, settings):
     """Note the settings in a new folder; UserError when the folder was made with others."""
     if os.path.exists(path):
-        with open(path) as file:
-            found = json.load(file)
+        try:
+            with open(path) as file:
+                found = json.load(file)
+        except ValueError:
+            found = 'unreadable settings'
         if found != settings:
             raise UserError(f'{os.path.dirname(path)} was made with {found}, not {settings}: '
                             'remove it or choose another --out')
@@ -149,7 +155,8 @@ def parse_split(text):
     """'train=200' -> ('train', 200)."""
     name, _, count = text.partition('=')
     if name not in FIRST_APARTMENT:
-        raise UserError(f'split {name!r} does not exist: choose among {", ".join(FIRST_APARTMENT)}')
+        raise UserError(f'split {name!r} does not exist: '
+                        f'choose among {", ".join(FIRST_APARTMENT)}')
     return name, _number(count, f'--split {text}', 1)
 
 
@@ -166,10 +173,9 @@ def parse_tiers(text):
     return tiers
 
 
-def _number(text, where, low):
-    if not text.isdigit() or not low <= int(text) <= MAX_APARTMENTS:
-        raise UserError(f'{where}: needs a whole number from {low} to {MAX_APARTMENTS}, '
-                        'as in train=200')
+def _number(text, where, low, high=MAX_APARTMENTS):
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise UserError(f'{where}: {text!r} is not a whole number from {low} to {high}')
     return int(text)
 
 
@@ -185,10 +191,11 @@ def main(argv=None):
     parser.add_argument('--processes', default='1', help='worker processes (default: 1)')
     args = parser.parse_args(argv)
     try:
-        seed, processes = _number(args.seed, '--seed', 0), _number(args.processes, '--processes', 1)
+        seed = _number(args.seed, '--seed', 0, MAX_SEED)
+        processes = _number(args.processes, '--processes', 1, MAX_PROCESSES)
         tiers = parse_tiers(args.tiers)
-        splits = dict(parse_split(text) for text in args.split)
-        for split, count in splits.items():
+        splits = [parse_split(text) for text in args.split]
+        for split, count in splits:
             total = make_split(args.out, seed, split, count, tiers, processes,
                                lambda line: print(line, flush=True))
             print(f'{split}: {total} episodes in {split_folder(args.out, split)}')

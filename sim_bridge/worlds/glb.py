@@ -1,6 +1,8 @@
 """Builds the textured meshes of an apartment and writes them as GLB bytes."""
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import trimesh
 from PIL import Image
@@ -9,7 +11,7 @@ from trimesh.visual.material import PBRMaterial
 
 from sim_bridge.worlds import textures
 from sim_bridge.worlds.furniture import COLOURS
-from sim_bridge.worlds.rooms import (DOOR_HEIGHT_M, WALL_HEIGHT_M, WALL_THICKNESS_M, draw_walls)
+from sim_bridge.worlds.rooms import DOOR_HEIGHT_M, WALL_HEIGHT_M, WALL_THICKNESS_M, draw_walls
 
 # habitat-sim's navigation mesh snaps heights to 0.2 m cells: with the lowest point of the scene
 # just above -0.2 the floor lands at y = 0 and not one cell higher.
@@ -27,7 +29,7 @@ class Mesh:
         self.quads, self.uvs = [], []
 
     def add(self, corners, uv):
-        """corners (4,3) counter-clockwise seen from the front, uv (4,2) with v = 0 at the bottom."""
+        """corners (4,3) counter-clockwise from the front, uv (4,2) with v = 0 at the bottom."""
         self.quads.append(corners)
         self.uvs.append(uv)
 
@@ -111,12 +113,10 @@ def _add_walls(meshes, rooms, doors):
     """Walls as closed boxes; every side face carries the texture of the room it looks into."""
     t = WALL_THICKNESS_M / 2
     walls = draw_walls(rooms)
-    ends = {(w.axis, w.at, v) for w in walls for v in (w.start, w.end)}
-    shared = {e for e in ends
-              if sum((w.axis, w.at, w.start) == e or (w.axis, w.at, w.end) == e for w in walls) > 1}
+    ends = Counter((w.axis, w.at, v) for w in walls for v in (w.start, w.end))
     for wall in walls:
-        start = wall.start - (0 if (wall.axis, wall.at, wall.start) in shared else t)
-        end = wall.end + (0 if (wall.axis, wall.at, wall.end) in shared else t)
+        start = wall.start - (t if ends[wall.axis, wall.at, wall.start] == 1 else 0)
+        end = wall.end + (t if ends[wall.axis, wall.at, wall.end] == 1 else 0)
         door = next((d for d in doors if (d.axis, d.at) == (wall.axis, wall.at)
                      and wall.start < d.centre < wall.end), None)
         if door is None:

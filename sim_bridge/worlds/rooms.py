@@ -76,7 +76,7 @@ class Door:
 
 @dataclass(frozen=True)
 class Wall:
-    """A straight piece of wall from `start` to `end` with one room (index or None) on each side."""
+    """A straight piece of wall; `rooms` are the indices on its low and high side, or None."""
     axis: str
     at: float
     start: float

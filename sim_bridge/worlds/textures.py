@@ -66,7 +66,7 @@ def floor(rng, kind, colour, size=64):
 
 
 def wall(rng, kind, upper, lower, width=32):
-    """Four bands (WALL_DIRECTIONS), each from ceiling (top row) to floor; u repeats every metre."""
+    """Four bands (WALL_DIRECTIONS), each from ceiling (top) to floor; u repeats every metre."""
     height = WALL_BAND_PX
     image = np.broadcast_to(np.array(upper, float), (height, width, 3)).copy()
     if kind == 'dado':

@@ -1,4 +1,4 @@
-"""An apartment one can stand in: its free floor, what is seen from a pose, where a piece is reached."""
+"""An apartment one can stand in: its free floor, its views, where each piece is reached."""
 from __future__ import annotations
 
 import math
@@ -69,8 +69,9 @@ class World:
                 raise LayoutError(f'the door at {door.point} is closed')
         for room in self.rooms:
             x0, z0, x1, z1 = room.inside()
-            grid = [(x, z) for x in np.arange(x0 + 0.2, x1, 0.3) for z in np.arange(z0 + 0.2, z1, 0.3)]
-            if sum(self.free(x, z) for x, z in grid) < 0.3 * len(grid):
+            free = [self.free(x, z) for x in np.arange(x0 + 0.2, x1, 0.3)
+                    for z in np.arange(z0 + 0.2, z1, 0.3)]
+            if sum(free) < 0.3 * len(free):
                 raise LayoutError(f'too little free floor in the {room.name}')
 
     def _goals_of(self, piece):
