@@ -174,6 +174,19 @@ class FloorPlan:
                           self._point(ax + b * (bx - ax), az + b * (bz - az))],
                          fill=REFERENCE, width=self._length(0.03, 3))
 
+    def _outside(self, box):
+        """A place for the goal's name: above or below it on the page, away from the room."""
+        x0, z0, x1, z1 = box
+        places = [((x0 + x1) / 2, z0), ((x0 + x1) / 2, z1)]
+        if self._turned:
+            places = [(x0, (z0 + z1) / 2), (x1, (z0 + z1) / 2)]
+        room = self._info['room_box']
+        middle = np.array([(room[0] + room[2]) / 2, (room[1] + room[3]) / 2])
+        edge = max(places, key=lambda place: math.dist(place, middle))
+        centre = np.array([(x0 + x1) / 2, (z0 + z1) / 2])
+        outwards = (edge - centre) / math.dist(edge, centre)
+        return edge + outwards * 12 / self._scale
+
     def _clear_place(self, box):
         """The place in the middle of a room that is farthest from all furniture."""
         x0, z0, x1, z1 = box
@@ -189,7 +202,7 @@ class FloorPlan:
             if item['id'] == self._info['goal_object']:
                 pen.rounded_rectangle(self._rectangle(item['box']), radius=self._length(0.05),
                                       outline=GOAL, width=self._length(0.06, 6))
-                self._text(pen, centre, item['name'], 14, WHITE, GOAL, 3)
+                self._text(pen, self._outside(item['box']), item['name'], 14, WHITE, GOAL, 3)
             elif self._scale >= NAMES_FROM_PX_M:
                 self._text(pen, centre, item['noun'], 11, WALL, WHITE, 2)
 
@@ -199,6 +212,7 @@ class FloorPlan:
         column, row = self._point(*centre)
         half = pen.textlength(text, font=typeface) / 2 + halo_px * OVERSAMPLING
         column = min(max(column, half), self._width * OVERSAMPLING - half)
+        row = min(max(row, size * OVERSAMPLING), (self._height - size) * OVERSAMPLING)
         pen.text((column, row), text, font=typeface, fill=fill, anchor='mm',
                  stroke_width=halo_px * OVERSAMPLING if halo else 0, stroke_fill=halo)
 
