@@ -13,6 +13,7 @@ import shapely
 
 from sim_bridge.embedded import visibility
 from sim_bridge.embedded.free_space import free_space
+from vlnr1_ros.navigation.errors import UserError
 
 INSET_M = 1e-4    # positions stay this far inside the free space, so that none lies on an edge
 SNAP_REACH_M = (2.0, 4.0, 2.0)    # how far snap_point searches, as in habitat-sim
@@ -155,6 +156,8 @@ class NavMesh:
             return np.asarray(start, np.float32)
         ax, az = place[:2]
         bx, bz = float(end[0]), float(end[2])
+        if not (math.isfinite(bx) and math.isfinite(bz)):
+            raise UserError(f'a step must end at a finite point, not at {end}')
         if (visibility.locate(bx, bz, self._walls) == place[2]
                 and visibility.sees(ax, az, bx, bz, self._blockers)):
             return self._at(bx, bz)
