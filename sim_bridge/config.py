@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import glob
 import importlib.util
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,7 +114,18 @@ def _require_habitat_lab() -> None:
         raise UserError('habitat-lab is not installed; run: pip install --no-deps habitat-lab')
     from sim_bridge.embedded import lab_compat
 
+    _be_quiet()
     lab_compat.install()
+
+
+def _be_quiet() -> None:
+    """Keep gym's notice of its end and habitat-lab's progress out of every program's output."""
+    os.environ.setdefault('HABITAT_LAB_LOG', str(logging.WARNING))
+    try:
+        from gym_notices.notices import notices
+    except ImportError:
+        return
+    notices.clear()
 
 
 def _quoted(text) -> str:

@@ -100,12 +100,17 @@ class Environment:
         """Whether stop was called or `max_steps` are used up."""
         return self._env.episode_over
 
-    def reset(self, episode_id: str) -> Observation:
-        """Place the agent at the start of an episode."""
+    def episode_by_id(self, episode_id: str) -> Episode:
+        """One of `episodes`."""
         episode = self._by_id.get(str(episode_id))
         if episode is None:
             raise UserError(f'episode {episode_id} is not in {self.config.episodes_file}, whose '
                             f'first is {self.episodes[0].episode_id}')
+        return episode
+
+    def reset(self, episode_id: str) -> Observation:
+        """Place the agent at the start of an episode."""
+        episode = self.episode_by_id(episode_id)
         _check_scene(episode.scene_id)
         self._env.current_episode = self._lab_episodes[episode.episode_id]
         seen = _opened(episode.scene_id, self._env.reset)
@@ -174,6 +179,12 @@ class Environment:
     def distance_to_goal_m(self) -> float:
         """Geodesic distance from here to the nearest goal position."""
         return float(self._env.sim.geodesic_distance(self._xyz(), list(self.episode.goals)))
+
+    def nearest_candidate(self) -> str | None:
+        """Id of the object of the goal's room that is nearest; None outside that room."""
+        from sim_bridge.measures import nearest_candidate
+
+        return nearest_candidate(self.episode.info, self._xyz())
 
     def metrics(self) -> dict:
         """Numbers of the episode so far; empty when measures are off."""

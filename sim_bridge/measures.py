@@ -23,20 +23,28 @@ from vlnr1_ros.navigation.errors import UserError
 GROUNDED_RADIUS_M = 1.0
 
 
-def grounded(info: dict | None, position, distance_to_goal_m: float) -> bool:
+def grounded(info: dict, position, distance_to_goal_m: float) -> bool:
     """Whether a stop at `position` (3,) would be at the object the instruction names.
 
     At most 1 m (geodesic) from the goal positions, inside the goal's room, and the named
     object's footprint nearer, horizontally, than any other candidate's.
     """
-    if distance_to_goal_m > GROUNDED_RADIUS_M:
-        return False
+    return (distance_to_goal_m <= GROUNDED_RADIUS_M
+            and nearest_candidate(info, position) == info['goal_object'])
+
+
+def nearest_candidate(info: dict, position) -> str | None:
+    """Id of the candidate whose footprint is nearest to `position` (3,), horizontally.
+
+    None outside the goal's room and where two are equally near.
+    """
     x, z = float(position[0]), float(position[2])
     if _box_distance_m(info['room_box'], x, z) > 0.0:
-        return False
+        return None
     distances = {c['id']: _box_distance_m(c['box'], x, z) for c in info['candidates']}
-    own = distances.pop(info['goal_object'])
-    return all(own < other for other in distances.values())
+    nearest = min(distances, key=distances.get)
+    own = distances.pop(nearest)
+    return None if own in distances.values() else nearest
 
 
 def has_grounding(info: dict | None) -> bool:

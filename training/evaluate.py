@@ -1,0 +1,335 @@
+"""Closed loop over a split: a policy follows the instructions of many episodes.
+
+    vlnr1 evaluate --policy models/nano --split val_unseen --episodes 200
+    vlnr1 evaluate --policy models/nano --tier room --swap --out results/nano_swapped.jsonl
+    vlnr1 evaluate --config evaluate.yaml --policy expert
+
+Policies: a checkpoint folder, or random, forward (as far as the tier's goals are on average),
+stop, expert. A run that was cut short continues where it stopped; its result file is the same as
+if it had not been. `python -m training.results FILE...` makes the tables again.
+"""
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+
+from sim_bridge.config import EnvironmentConfig, simulator_name
+from sim_bridge.environment import Environment, Episode, load_episodes
+from training import results
+from training.episode import ExpertPolicy, check_actions, run_episode
+from training.workers import run_tasks
+from vlnr1_ros.navigation.actions import Action, ActionSet
+from vlnr1_ros.navigation.camera import Camera
+from vlnr1_ros.navigation.card import NavigationCard
+from vlnr1_ros.navigation.errors import UserError
+from vlnr1_ros.policy.load import BASELINES, load_policy
+from vlnr1_ros.resources import given_or_shipped
+
+EXPERT = 'expert'
+EPISODES_PER_TASK = 16
+HASHED_BYTES = 1 << 20
+WITHOUT_TIER = 'episodes'
+
+
+@dataclass
+class EvaluateConfig:
+    """What `vlnr1 evaluate` runs."""
+
+    policy: str = field(metadata={'help':
+        'checkpoint folder, or random, forward, stop, expert'})
+    split: str = field(default='val_unseen', metadata={'help': 'which episodes'})
+    episodes: int = field(default=200, metadata={'help':
+        'this many a tier, drawn by the seed (0: all). A larger number holds the smaller one'})
+    tier: Optional[list[str]] = field(default=None, metadata={'help':
+        'only these tiers: room, door, apartment'})
+    swap: bool = field(default=False, metadata={'help':
+        "name another object of the goal's room, while the goal stays what it was: whoever "
+        'follows the words must fail'})
+    data: str = field(default='data', metadata={'help':
+        'folder with datasets/ and scene_datasets/'})
+    dataset: str = field(default='apartments/v1', metadata={'help':
+        'folder of the splits under DATA/datasets'})
+    workers: int = field(default=0, metadata={'help': 'processes (0: one a core)'})
+    out: Optional[str] = field(default=None, metadata={'help':
+        'result file. Default: results/POLICY_SPLIT[_swap].jsonl'})
+    turn_deg: float = field(default=30.0, metadata={'help': "the simulator's degrees per turn"})
+    forward_m: float = field(default=0.25, metadata={'help': "the simulator's forward step"})
+    camera: Optional[str] = field(default=None, metadata={'help':
+        "WIDTHxHEIGHT. Default: the policy's camera"})
+    hfov_deg: Optional[float] = field(default=None, metadata={'help':
+        "horizontal field of view. Default: the policy's camera"})
+    camera_height_m: Optional[float] = field(default=None, metadata={'help':
+        "above the floor. Default: the policy's camera"})
+    allow_sliding: bool = field(default=True, metadata={'help': 'slide along obstacles'})
+    max_steps: int = field(default=500, metadata={'help': 'actions after which an episode ends'})
+    success_distance_m: float = field(default=3.0, metadata={'help':
+        'plain radius of success; at the named object it is 1 m in any case'})
+    simulator: str = field(default='auto', metadata={'help': 'auto, habitat-sim or embedded'})
+    device: Optional[str] = field(default=None, metadata={'help':
+        "the checkpoint's device, e.g. cuda:0. Default: a GPU if there is one"})
+    seed: int = field(default=0, metadata={'help': 'draws episodes and random actions'})
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker process needs; `forward_m_of_tier` is how far the forward policy goes."""
+
+    policy: str
+    card: NavigationCard
+    environment: EnvironmentConfig
+    swap: bool
+    seed: int
+    device: str | None
+    forward_m_of_tier: dict
+
+
+class Runner:
+    """One process's environment and policy; call it with an episode's id."""
+
+    def __init__(self, job: _Job):
+        self._job = job
+        self._environment = Environment(job.environment)
+        self._policies: dict = {}
+
+    def __call__(self, episode_id: str) -> dict:
+        """Run one episode; returns its line of the result file."""
+        episode = self._environment.episode_by_id(episode_id)
+        swap = episode.info.get('swap') if self._job.swap else None
+        run = run_episode(self._environment, episode_id, self._policy(tier_of(episode)),
+                          self._job.seed, swap and swap['instruction_text'])
+        return {
+            'episode_id': episode_id, 'scene_id': os.path.relpath(
+                episode.scene_id, os.path.abspath(self._job.environment.scenes_dir)),
+            'tier': episode.info.get('tier'),
+            'held_out_wording': bool(episode.info.get('held_out_wording')),
+            'instruction': swap['instruction_text'] if swap else episode.instruction,
+            **run.metrics, 'at_told_object': self._at_told_object(run, swap),
+            'decisions': run.decisions, 'actions': ''.join(map(str, run.actions)),
+        }
+
+    def _policy(self, tier):
+        job = self._job
+        # only the forward policy differs by tier
+        key = tier if job.policy == 'forward' else None
+        if key not in self._policies:
+            self._policies[key] = _policy(job, self._environment, tier)
+        return self._policies[key]
+
+    def _at_told_object(self, run, swap):
+        if not run.episode.info.get('candidates'):
+            return None
+        told = swap['object'] if swap else run.episode.info['goal_object']
+        stopped = run.actions[-1] == Action.STOP
+        return float(stopped and self._environment.nearest_candidate() == told)
+
+
+def _policy(job, environment, tier):
+    if job.policy == EXPERT:
+        return ExpertPolicy(environment, job.card)
+    if job.policy == 'forward':
+        return load_policy('forward', card=job.card, distance_m=job.forward_m_of_tier[tier])
+    if job.policy in BASELINES:
+        return load_policy(job.policy, card=job.card)
+    return load_policy(job.policy, device=job.device)
+
+
+def tier_of(episode: Episode) -> str:
+    """The tier of a generated episode; R2R and RxR have none."""
+    return episode.info.get('tier', WITHOUT_TIER)
+
+
+def choose(episodes: list[Episode], tiers: list[str] | None, count: int,
+           seed: int) -> list[Episode]:
+    """`count` episodes a tier (0: all), drawn by the seed, sorted by scene and id."""
+    there = sorted({tier_of(e) for e in episodes})
+    for tier in tiers or []:
+        if tier not in there:
+            raise UserError(f'tier {tier!r} is not in this split; it has {", ".join(there)}')
+    chosen = []
+    for tier in tiers or there:
+        group = [e for e in episodes if tier_of(e) == tier]
+        order = np.random.default_rng(seed).permutation(len(group))
+        chosen += [group[i] for i in order[:count or None]]
+    return sorted(chosen, key=lambda e: (e.scene_id, e.episode_id))
+
+
+def evaluate(config: EvaluateConfig) -> tuple[dict, list[dict]]:
+    """Run what is missing of an evaluation; returns (settings, lines of the chosen episodes).
+
+    Raises UserError on bad settings, missing files and a result file of other settings.
+    """
+    _check(config)
+    card, policy = _card_and_policy(config)
+    environment = _environment_config(config, card)
+    check_actions(card, environment)
+    for difference in card.camera.differences(environment.camera):
+        print(f'warning: {difference}', file=sys.stderr)
+    everything = load_episodes(environment)
+    chosen = choose(everything, config.tier, config.episodes, config.seed)
+    if config.swap and not all('swap' in e.info for e in chosen):
+        raise UserError(f'--swap: the episodes of {config.dataset} name no other object; it needs '
+                        'generated apartments')
+    job = _Job(policy, card, environment, config.swap, config.seed, config.device,
+               _mean_distances(everything))
+    settings = _settings(config, job)
+    lines = _run(job, chosen, results.ResultFile(_out(config), settings), config.workers)
+    return settings, lines
+
+
+def _run(job, chosen, file, workers):
+    from tqdm import tqdm
+
+    ids = [e.episode_id for e in chosen]
+    missing = [e for e in chosen if e.episode_id not in file]
+    outcomes = run_tasks(_groups(missing), Runner, (job,), workers or os.cpu_count() or 1)
+    try:
+        with tqdm(total=len(ids), initial=len(ids) - len(missing), unit='episode',
+                  desc=job.policy) as bar:
+            for outcome in outcomes:
+                file.add(outcome.result or {'episode_id': outcome.task, 'error': outcome.error})
+                bar.set_postfix_str(_so_far(file.lines(ids)), refresh=False)
+                bar.update()
+        file.finish(ids)
+    finally:
+        outcomes.close()
+        file.close()
+    return file.lines(ids)
+
+
+def _so_far(lines):
+    key = 'grounded_success' if any('grounded_success' in line for line in lines) else 'success'
+    values = [line[key] for line in lines if key in line]
+    return f'SR {100 * np.mean(values):.0f} %' if values else ''
+
+
+def _groups(episodes):
+    """Ids in portions of one scene each: opening a scene costs more than an episode."""
+    scenes: dict = {}
+    for episode in episodes:
+        scenes.setdefault(episode.scene_id, []).append(episode.episode_id)
+    return [ids[i:i + EPISODES_PER_TASK] for ids in scenes.values()
+            for i in range(0, len(ids), EPISODES_PER_TASK)]
+
+
+def _check(config):
+    if config.episodes < 0 or config.workers < 0 or config.max_steps < 1:
+        raise UserError(f'episodes {config.episodes} and workers {config.workers} must not be '
+                        f'negative, max_steps {config.max_steps} at least 1')
+
+
+def _card_and_policy(config):
+    """(card, policy name or absolute checkpoint folder)."""
+    if config.policy == EXPERT or config.policy in BASELINES:
+        actions = ActionSet(config.forward_m, config.turn_deg)
+        # nobody looks at these frames: they are kept small
+        card = NavigationCard(action_set=actions, frame_width=8, frame_height=8)
+        return card, config.policy
+    try:
+        folder = given_or_shipped(config.policy)
+    except UserError as error:
+        raise UserError(f'policy {config.policy!r} is none of {EXPERT}, {", ".join(BASELINES)}, '
+                        f'nor a checkpoint: {error}') from None
+    return NavigationCard.load(folder), str(folder)
+
+
+def _environment_config(config, card):
+    camera = card.camera
+    try:
+        width, height = (map(int, config.camera.split('x')) if config.camera
+                         else (camera.width, camera.height))
+    except ValueError:
+        raise UserError(f'camera {config.camera!r} is no WIDTHxHEIGHT such as 224x224') from None
+    data = Path(config.data)
+    return EnvironmentConfig(
+        dataset=str(data / 'datasets' / config.dataset), split=config.split,
+        scenes_dir=str(data / 'scene_datasets'),
+        camera=Camera(width, height,
+                      camera.hfov_deg if config.hfov_deg is None else config.hfov_deg,
+                      camera.height_m if config.camera_height_m is None
+                      else config.camera_height_m),
+        forward_m=config.forward_m, turn_deg=config.turn_deg,
+        allow_sliding=config.allow_sliding, max_steps=config.max_steps,
+        simulator=simulator_name(config.simulator),
+        success_distance_m=config.success_distance_m)
+
+
+def _mean_distances(episodes):
+    """How far the goals of each tier are on average, in metres."""
+    distances: dict = {}
+    for episode in episodes:
+        distances.setdefault(tier_of(episode), []).append(
+            float(episode.info.get('geodesic_distance', 0.0)))
+    return {tier: float(np.mean(values)) for tier, values in distances.items()}
+
+
+def _out(config):
+    name = Path(config.policy).name + f'_{config.split}' + ('_swap' if config.swap else '')
+    return config.out or str(Path('results') / f'{name}.jsonl')
+
+
+def _settings(config, job):
+    """All that decides an episode's result, hence not which episodes, nor how many processes."""
+    environment = job.environment
+    return {
+        'policy': config.policy, 'checkpoint': _fingerprint(job.policy), 'split': config.split,
+        'dataset': config.dataset, 'episodes_sha256': _sha256(environment.episodes_file),
+        'swap': config.swap, 'seed': config.seed, 'turn_deg': config.turn_deg,
+        'forward_m': config.forward_m, 'camera': asdict(environment.camera),
+        'allow_sliding': config.allow_sliding, 'max_steps': config.max_steps,
+        'success_distance_m': config.success_distance_m, 'simulator': environment.simulator,
+    }
+
+
+def _sha256(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def _fingerprint(policy):
+    """Changes when a checkpoint is trained further; None for policies without one.
+
+    Size and first bytes of every file: reading 15 GB for each run would take longer than the run.
+    """
+    if not os.path.isdir(policy):
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(Path(policy).glob('*')):
+        if path.suffix in ('.json', '.safetensors'):
+            with open(path, 'rb') as file:
+                digest.update(f'{path.name} {path.stat().st_size}'.encode())
+                digest.update(file.read(HASHED_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def parse(argv: list[str] | None = None) -> EvaluateConfig:
+    """Settings from ``--config FILE.yaml`` with flags on top."""
+    from trl import TrlParser
+
+    parser = TrlParser((EvaluateConfig,), prog='vlnr1 evaluate', description=__doc__)
+    try:
+        return parser.parse_args_and_config(argv)[0]
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line of this module; 1 when episodes ended in an error."""
+    config = parse(argv)
+    settings, lines = evaluate(config)
+    failed = results.errors(lines)
+    print(results.describe(settings), '', results.tables(lines, config.success_distance_m),
+          f'in {_out(config)}', sep='\n')
+    if failed:
+        print(failed, file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    from vlnr1_ros.command import run
+
+    sys.exit(run('evaluate', main, sys.argv[1:]))
