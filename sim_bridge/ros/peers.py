@@ -1,0 +1,106 @@
+"""What the bridge hears: velocities, acknowledgements, plans and states of the other nodes."""
+from __future__ import annotations
+
+import json
+
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import Twist, TwistStamped
+from nav_msgs.msg import Path
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from std_msgs.msg import Header, String
+
+from vlnr1_ros.motion.plan import DONE, decode
+from vlnr1_ros.navigation.actions import Action, ActionSet
+from vlnr1_ros.navigation.errors import UserError
+from vlnr1_ros.nodes import messages
+
+ACTIVE = ('waiting', 'deciding', 'executing', 'paused')
+
+
+class Peers:
+    """Remembers the newest of everything, and what became of the plans of an episode.
+
+    velocity: (linear m/s, angular rad/s) and velocity_ns its stamp. decisions: [seconds,
+    [action, ...]] for every plan; executed: [seconds, action] for every action driven.
+    """
+
+    def __init__(self, node: Node, action_set: ActionSet, stamped: bool):
+        self._node = node
+        self._action_set = action_set
+        self.velocity, self.velocity_ns = (0.0, 0.0), -1
+        self.velocities = 0
+        self.acknowledged_ns = -1
+        self.navigator: dict = {}
+        self._plan_ns, self._answered_ns = -1, -1
+        self.begin()
+        reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
+                             durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        # In this order: a status that came with a velocity is heard before it.
+        node.create_subscription(Path, 'plan', self._on_plan, reliable)
+        node.create_subscription(DiagnosticArray, 'plan_status', self._on_status, reliable)
+        self._cmd_vel = node.create_subscription(
+            TwistStamped if stamped else Twist, 'cmd_vel',
+            self._on_stamped if stamped else self._on_velocity, reliable)
+        node.create_subscription(Header, 'lockstep_ack', self._on_acknowledgement, reliable)
+        node.create_subscription(String, 'navigator/state', self._on_state, latched)
+
+    def begin(self) -> None:
+        """Forget the last episode's plans."""
+        self._actions: dict[int, list[Action]] = {}
+        self._driven: dict[int, int] = {}
+        self.decisions: list = []
+        self.executed: list = []
+        self.stopped = False
+
+    def unanswered_plan(self) -> bool:
+        """Whether the driver owes an answer to a plan."""
+        return self._plan_ns > self._answered_ns
+
+    def follows(self, instruction: str) -> bool:
+        """Whether the navigator has accepted this (tidied) instruction."""
+        return (self.navigator.get('state') in ACTIVE
+                and self.navigator.get('instruction') == instruction)
+
+    def navigator_trouble(self) -> str:
+        """Why the navigator gave up, or ''."""
+        if self.navigator.get('state') in ('failed', 'refused'):
+            return f'navigator {self.navigator["state"]}: {self.navigator["reason"]}'
+        return ''
+
+    def _on_stamped(self, message: TwistStamped):
+        self._on_velocity(message.twist)
+        self.velocity_ns = messages.time_ns(message.header.stamp)
+
+    def _on_velocity(self, message: Twist):
+        self.velocity = (message.linear.x, message.angular.z)
+        self.velocities += 1
+
+    def _on_acknowledgement(self, message: Header):
+        if message.frame_id == 'navigator':
+            self.acknowledged_ns = messages.time_ns(message.stamp)
+
+    def _on_state(self, message: String):
+        self.navigator = json.loads(message.data)
+
+    def _on_plan(self, message: Path):
+        self._plan_ns = messages.time_ns(message.header.stamp)
+        try:
+            actions = decode(messages.path_poses(message), self._action_set)
+        except UserError as error:
+            self._node.get_logger().warning(f'a plan that cannot be driven: {error}')
+            return
+        if actions:
+            self._actions[self._plan_ns] = actions
+            self.decisions.append([self._plan_ns * 1e-9, [int(action) for action in actions]])
+
+    def _on_status(self, message: DiagnosticArray):
+        status = messages.parse_plan_status(message)
+        self._answered_ns = max(self._answered_ns, status.stamp_ns)
+        seconds = messages.time_ns(message.header.stamp) * 1e-9
+        actions = self._actions.get(status.stamp_ns, [])
+        driven = self._driven.get(status.stamp_ns, 0)
+        self.executed += [[seconds, int(action)] for action in actions[driven:status.executed]]
+        self._driven[status.stamp_ns] = max(driven, status.executed)
+        self.stopped |= status.state == DONE and status.reason == 'stop'

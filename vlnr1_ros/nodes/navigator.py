@@ -1,0 +1,300 @@
+"""The navigator node: a sentence, images and odometry in, plans for the driver out.
+
+    ros2 run vlnr1_ros navigator --ros-args --params-file config/navigator.yaml -p policy:=models/nano
+
+What it decides is in ``pilot`` and ``policy``; this file connects them to topics and services. With
+`lockstep`, every image is answered on `lockstep_ack` once all that follows from it was sent and
+the driver has answered, so that a simulator can wait.
+"""
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections import deque
+
+from diagnostic_msgs.msg import DiagnosticArray
+from nav_msgs.msg import Odometry, Path
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header, String
+from std_srvs.srv import SetBool, Trigger
+
+from ..navigation.actions import ActionSet
+from ..navigation.camera import Camera
+from ..navigation.card import NavigationCard
+from ..navigation.errors import UserError
+from ..policy.load import BASELINES, load_policy
+from ..resources import given_or_shipped
+from . import messages, runtime
+from .base_pose import BasePose
+from .compressed import compressed_rgb
+from .decision import Answer, Decider
+from .expert_policy import ExpertPolicy
+from .pilot import EXECUTING, FAILED, REFUSED, Pilot
+from .polled import PolledSubscription
+
+HEARTBEAT_S = 0.05
+DIAGNOSTICS_S = 1.0
+OK, WARN, ERROR = 0, 1, 2
+RELIABILITY = {'best_effort': ReliabilityPolicy.BEST_EFFORT, 'reliable': ReliabilityPolicy.RELIABLE}
+IMAGES = {'raw': ('image_raw', Image, messages.image_rgb),
+          'compressed': ('image_raw/compressed', CompressedImage, compressed_rgb)}
+
+
+class NavigatorNode(Node):
+    """ROS side of :class:`vlnr1_ros.nodes.pilot.Pilot`."""
+
+    def __init__(self, **kwargs):
+        super().__init__('navigator', **kwargs)
+        self._declare()
+        self._policy = self._load_policy()
+        card = self._policy.card
+        _, _, to_rgb = IMAGES[self._transport]
+        self._pilot = Pilot(card, self._execute or card.execute, self._retry_s, to_rgb,
+                            self._pose_at)
+        self._base = BasePose()
+        self._answers: deque[Answer] = deque()
+        self._answered = self.create_guard_condition(self._guarded(self._on_answer))
+        self._decider = Decider(self._policy, self._seed, self._hand_over)
+        self._unacknowledged: Header | None = None
+        self._said = ''
+        self._camera_trouble = ''
+        self._decision_s = 0.0
+        self._image_at_ns = self._status_at_ns = self._steady_ns()
+        self._connect()
+        self._advance()
+
+    def _declare(self):
+        def declare(*args):
+            return runtime.declare(self, *args)
+
+        self._policy_name = declare(
+            'policy', 'models/nano', 'expert, random, forward, stop, or a checkpoint folder')
+        self._device = declare('device', '', 'torch device of a checkpoint; empty: a GPU if '
+                               'there is one')
+        self._execute = declare('execute', 0, 'actions executed per decision; 0: as the card says',
+                                '', 0, 64)
+        self._seed = declare('seed', 0, 'of whatever is random in the policy')
+        self._forward_m = declare('forward_m', 0.25, 'forward step of a policy without a card',
+                                  'm', 0.01, 2.0)
+        self._turn_deg = declare('turn_deg', 30.0, 'turn of a policy without a card', 'deg',
+                                 1.0, 90.0)
+        self._transport = declare('image_transport', 'raw', 'raw or compressed')
+        self._reliability = declare('image_reliability', 'best_effort',
+                                    'QoS of images: best_effort or reliable')
+        self._camera_height_m = declare(
+            'camera_height_m', 0.0, 'of the camera above the floor, compared with the card; '
+            '0: not compared', 'm', 0.0, 10.0)
+        self._odom_frame = declare('odom_frame', '', 'frame of the plans; empty: that of odometry')
+        self._retry_s = declare('retry_s', 0.5, 'after a refused plan the policy is asked again '
+                                'from an image this much later', 's', 0.0, 60.0)
+        self._image_timeout_s = declare(
+            'image_timeout_s', 1.0, 'hold when no image came for this long (not in lockstep)', 's',
+            0.05, 60.0)
+        self._driver_timeout_s = declare(
+            'driver_timeout_s', 15.0, 'give up when the driver is silent about a plan for this '
+            'long (not in lockstep)', 's', 0.5, 600.0)
+        self._lockstep = declare('lockstep', False,
+                                 'acknowledge every image, for a simulator that waits')
+        for name, value, known in (('image_transport', self._transport, IMAGES),
+                                   ('image_reliability', self._reliability, RELIABILITY)):
+            if value not in known:
+                raise UserError(f'parameter {name} is {value!r}; give one of {", ".join(known)}')
+
+    def _load_policy(self):
+        if self._policy_name != 'expert' and self._policy_name not in BASELINES:
+            options = {'device': self._device} if self._device else {}
+            return load_policy(given_or_shipped(self._policy_name), **options)
+        card = NavigationCard(action_set=ActionSet(self._forward_m, self._turn_deg))
+        if self._policy_name == 'expert':
+            return ExpertPolicy(self, card)
+        return load_policy(self._policy_name, card=card)
+
+    def _connect(self):
+        reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
+                             durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        sensor = QoSProfile(depth=5, reliability=RELIABILITY[
+            'reliable' if self._lockstep else self._reliability])
+        many = QoSProfile(depth=200, reliability=sensor.reliability)
+        self._plan = self.create_publisher(Path, 'plan', reliable)
+        self._heartbeat = self.create_publisher(Header, 'navigator/heartbeat', reliable)
+        self._state = self.create_publisher(String, '~/state', latched)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', reliable)
+        self._acknowledge = self.create_publisher(Header, 'lockstep_ack', reliable) \
+            if self._lockstep else None
+        self._odometry = PolledSubscription(self, Odometry, 'odom', many)
+        self._camera_info = PolledSubscription(self, CameraInfo, 'camera_info', sensor)
+        topic, kind, _ = IMAGES[self._transport]
+        for kind, topic, handler, qos in (
+                (kind, topic, self._on_image, sensor),
+                (String, 'instruction', self._on_instruction, reliable),
+                (DiagnosticArray, 'plan_status', self._on_plan_status, reliable)):
+            self.create_subscription(kind, topic, self._guarded(handler), qos)
+        self.create_service(Trigger, '~/cancel', self._guarded(self._on_cancel))
+        self.create_service(SetBool, '~/pause', self._guarded(self._on_pause))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(HEARTBEAT_S, self._guarded(self._on_heartbeat), clock=steady)
+        self.create_timer(DIAGNOSTICS_S, self._guarded(self._on_diagnostics), clock=steady)
+
+    def close(self):
+        """Hold: nobody is left to see where the robot goes."""
+        if self._pilot.active:
+            self._pilot.cancel()
+            self._advance()
+        self._decider.close()
+
+    # What is heard
+
+    def _on_image(self, message):
+        self._image_at_ns = self._steady_ns()
+        self._pilot.image(messages.time_ns(message.header.stamp), message)
+        if self._lockstep:
+            # Simulated time may run many times faster than the heartbeat's timer.
+            self._publish_heartbeat()
+            self._unacknowledged = message.header
+
+    def _on_instruction(self, message: String):
+        self._pilot.instruct(message.data, runtime.now_ns(self) if not self._lockstep else 0)
+
+    def _on_plan_status(self, message: DiagnosticArray):
+        self._status_at_ns = self._steady_ns()
+        self._pilot.status(messages.parse_plan_status(message),
+                           messages.time_ns(message.header.stamp))
+
+    def _on_answer(self):
+        while self._answers:
+            answer = self._answers.popleft()
+            self._decision_s = answer.took_s
+            self._status_at_ns = self._steady_ns()
+            self._pilot.answer(answer)
+
+    def _on_cancel(self, _request, response):
+        self._pilot.cancel()
+        response.success, response.message = True, 'cancelled; send an instruction to go on'
+        return response
+
+    def _on_pause(self, request, response):
+        self._pilot.pause(bool(request.data))
+        response.success, response.message = True, self._pilot.state
+        return response
+
+    def _on_heartbeat(self):
+        self._publish_heartbeat()
+        if not self._lockstep:
+            self._watch()
+
+    def _watch(self):
+        """Hold when the camera or the driver has gone silent."""
+        now_ns = self._steady_ns()
+        pilot = self._pilot
+        if pilot.state != EXECUTING:
+            return
+        if now_ns - self._image_at_ns > self._image_timeout_s * 1e9:
+            pilot.fail(f'no image for {self._image_timeout_s:g} s (image_timeout_s)')
+        elif now_ns - self._status_at_ns > self._driver_timeout_s * 1e9:
+            pilot.fail(f'no plan_status for {self._driver_timeout_s:g} s (driver_timeout_s): is '
+                       'the driver running?')
+
+    # What is done
+
+    def _guarded(self, handler):
+        """`handler` and what follows from it; an exception holds and never ends the node."""
+        def call(*args):
+            result = None
+            try:
+                result = handler(*args)
+                self._advance()
+            except UserError as error:
+                self._pilot.fail(str(error))
+                self._publish_all()
+            except Exception as error:
+                self.get_logger().error(traceback.format_exc())
+                self._pilot.fail(f'exception: {error!r}')
+                self._publish_all()
+            return result if result is not None or not args else args[-1]
+        return call
+
+    def _advance(self):
+        question = self._pilot.question()
+        if question is not None:
+            self._decider.ask(question)
+        self._publish_all()
+        if self._unacknowledged is not None and not self._pilot.busy:
+            header, self._unacknowledged = self._unacknowledged, None
+            header.frame_id = self.get_name()
+            self._acknowledge.publish(header)
+
+    def _hand_over(self, answer: Answer):
+        """Called by the decider's thread: the answer is taken by the executor's."""
+        self._answers.append(answer)
+        self._answered.trigger()
+
+    def _pose_at(self, stamp_ns: int):
+        for message in self._odometry.take():
+            self._base.add(messages.odometry(message))
+        return self._base.at(stamp_ns)
+
+    # What is said
+
+    def _publish_all(self):
+        plans, self._pilot.plans = self._pilot.plans, []
+        for plan in plans:
+            self._plan.publish(messages.path(plan.poses, plan.stamp_ns,
+                                             self._odom_frame or self._base.frame_id or 'odom'))
+        pilot = self._pilot
+        text = json.dumps({
+            'state': pilot.state, 'reason': pilot.reason, 'instruction': pilot.instruction,
+            'policy': self._policy_name, 'decisions': pilot.decisions, 'frames': pilot.frames,
+            'actions': [int(action) for action in pilot.actions]})
+        if text != self._said:
+            self._said = text
+            self._state.publish(String(data=text))
+
+    def _publish_heartbeat(self):
+        self._heartbeat.publish(Header(stamp=messages.time_message(runtime.now_ns(self)),
+                                       frame_id=self.get_name()))
+
+    def _on_diagnostics(self):
+        pilot = self._pilot
+        self._check_camera()
+        level = {FAILED: ERROR, REFUSED: ERROR}.get(pilot.state,
+                                                    WARN if self._camera_trouble else OK)
+        self._diagnostics.publish(messages.diagnostics(
+            self.get_fully_qualified_name(), level, f'{pilot.state}: {pilot.reason}',
+            {'state': pilot.state, 'reason': pilot.reason, 'instruction': pilot.instruction,
+             'policy': self._policy_name, 'camera': self._camera_trouble or 'as the card says',
+             'decisions': pilot.decisions, 'frames': pilot.frames,
+             'decision_s': f'{self._decision_s:.3f}',
+             'image_age_s': f'{(self._steady_ns() - self._image_at_ns) * 1e-9:.2f}'},
+            runtime.now_ns(self)))
+
+    def _check_camera(self):
+        """Compare the live camera with the card; a difference is a warning with both values."""
+        for info in self._camera_info.take()[-1:]:
+            expected = self._policy.card.camera
+            try:
+                live = Camera.from_intrinsics(int(info.width), int(info.height), float(info.k[0]),
+                                              self._camera_height_m or expected.height_m)
+                trouble = '; '.join(expected.differences(live))
+            except UserError as error:
+                trouble = str(error)
+            if trouble and trouble != self._camera_trouble:
+                self.get_logger().warning(f'another camera than the model was made for: {trouble}')
+            self._camera_trouble = trouble
+
+    @staticmethod
+    def _steady_ns() -> int:
+        return Clock(clock_type=ClockType.STEADY_TIME).now().nanoseconds
+
+
+def main(args=None) -> int:
+    """Entry point of ``ros2 run vlnr1_ros navigator``."""
+    return runtime.run(NavigatorNode, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,271 @@
+"""The navigator's state machine: instructions, images and plan statuses in, plans out.
+
+It knows no ROS, no clock and no thread. Times are stamps of messages in integer nanoseconds, so
+that a run replayed from the same messages makes the same decisions.
+"""
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Callable, NamedTuple, Sequence
+
+import numpy as np
+
+from ..motion.plan import DONE, DROPPED, PlanStatus, Pose, encode
+from ..navigation.actions import Action
+from ..navigation.card import NavigationCard
+from ..navigation.errors import UserError
+from ..navigation.memory import History
+from ..navigation.prompt import check_instruction
+from .decision import Answer, Question
+
+# idle: nothing to follow; waiting: for an image; the rest speak for themselves
+IDLE, WAITING, DECIDING, EXECUTING = 'idle', 'waiting', 'deciding', 'executing'
+PAUSED, FINISHED, REFUSED, FAILED = 'paused', 'finished', 'refused', 'failed'
+ACTIVE = (WAITING, DECIDING, EXECUTING, PAUSED)
+
+RECENT_IMAGES = 10
+SAME_PLACE = 0.8  # of a primitive: a base that moved less sees what it saw
+
+
+class Plan(NamedTuple):
+    """Poses to publish; none of them means hold."""
+
+    stamp_ns: int
+    poses: list[Pose]
+
+
+class Pilot:
+    """Follows one instruction at a time.
+
+    card: how the policy is to be used. to_rgb: image message -> uint8 (H, W, 3), UserError when
+    it cannot be read. pose_at: stamp in ns -> pose of the base, None while it is not known yet.
+    `plans` collects what is to be published, oldest first; whoever publishes clears it.
+    """
+
+    def __init__(self, card: NavigationCard, execute: int, retry_s: float,
+                 to_rgb: Callable[[Any], np.ndarray], pose_at: Callable[[int], Pose | None]):
+        self.card = card
+        self.plans: list[Plan] = []
+        self.state = IDLE
+        self.reason = 'send an instruction'
+        self.instruction = ''
+        self.decisions = 0
+        self.actions: list[Action] = []
+        self.accepted = False  # whether the driver has answered the plan in execution
+        self._execute = execute
+        self._retry_ns = int(retry_s * 1e9)
+        self._to_rgb = to_rgb
+        self._pose_at = pose_at
+        self._recent: deque[tuple[int, Any]] = deque(maxlen=RECENT_IMAGES)
+        self._history = History(card.frame_width, card.frame_height)
+        self._run = 0
+        self._token = 0
+        self._due: deque[int] = deque()   # ends of primitives whose frame has not come yet
+        self._look_ns: int | None = None  # a refused plan asks again from an image after this
+        self._frame_ns = 0
+        self._frame_pose: Pose | None = None
+        self._plan_ns = 0        # identity of the plan in execution, 0 without one
+        self._last_sent_ns = -1
+        self._executed = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether an instruction is being followed (or paused)."""
+        return self.state in ACTIVE
+
+    @property
+    def frames(self) -> int:
+        """Frames of the run so far."""
+        return len(self._history)
+
+    @property
+    def newest_image_ns(self) -> int:
+        """Stamp of the newest image, 0 before the first."""
+        return self._recent[-1][0] if self._recent else 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer, of the policy or of the driver, is outstanding for an image seen."""
+        if self.state == WAITING:
+            return self._next_image() is not None
+        return self.state == DECIDING or self.state == EXECUTING and not self.accepted
+
+    # What people ask
+
+    def instruct(self, text: str, now_ns: int) -> None:
+        """Follow a new sentence from the first image after `now_ns`; repeats change nothing."""
+        try:
+            text = check_instruction(text)
+        except UserError as error:
+            self._end(REFUSED, str(error))
+            return
+        if self.active and text == self.instruction:
+            return
+        if self.active:
+            self._hold()
+        self._plan_ns = 0
+        self._run += 1
+        self._token += 1
+        self.instruction = text
+        self.decisions, self.actions = 0, []
+        self._history = History(self.card.frame_width, self.card.frame_height)
+        self._due = deque([max(now_ns, self.newest_image_ns + 1)])
+        self._look_ns = None
+        self._go_on()
+
+    def cancel(self) -> None:
+        """Hold, and forget the instruction."""
+        self._end(IDLE, 'cancelled')
+
+    def pause(self, paused: bool) -> None:
+        """Hold until `pause(False)`, then go on from a fresh image."""
+        if paused and self.active and self.state != PAUSED:
+            self._hold()
+            self._token += 1  # an answer still to come is about a scene of before
+            self.state, self.reason = PAUSED, 'paused'
+        elif not paused and self.state == PAUSED:
+            self._look_ns = self.newest_image_ns + 1
+            self._go_on()
+
+    # What comes in
+
+    def image(self, stamp_ns: int, message: Any) -> None:
+        """Take an image; it is converted only if it enters the history."""
+        if self._recent and stamp_ns < self._recent[-1][0]:
+            self._recent.clear()  # the camera or its clock was started anew
+            self._last_sent_ns = -1
+        self._recent.append((stamp_ns, message))
+
+    def status(self, status: PlanStatus, stamp_ns: int) -> None:
+        """Take the driver's word on a plan; `stamp_ns` is when it happened."""
+        if not self.active or status.stamp_ns != self._plan_ns or not self._plan_ns:
+            return
+        driven = min(status.executed, sum(action != Action.STOP for action in self.actions))
+        self._due.extend([stamp_ns] * max(0, driven - self._executed))
+        self._executed = max(self._executed, driven)
+        if status.state == DROPPED:
+            self._dropped(status, stamp_ns)
+        elif status.state == DONE and Action.STOP in self.actions:
+            self._finish()
+        elif status.state == DONE:
+            self._plan_ns = 0
+            if self.state == EXECUTING:
+                self._go_on()
+        else:
+            self.accepted = self.accepted or self.state == EXECUTING
+
+    def answer(self, answer: Answer) -> None:
+        """Take the policy's answer; one to an old question is dropped."""
+        if answer.token != self._token or self.state != DECIDING:
+            return
+        if answer.error:
+            self._end(FAILED, answer.error)
+            return
+        actions = list(answer.actions[:self._execute])
+        if Action.STOP in actions:
+            actions = actions[:actions.index(Action.STOP) + 1]
+        if not actions:
+            self._end(FAILED, 'the policy gave no action')
+            return
+        self.actions = actions
+        self.decisions += 1
+        self._send(encode(self._frame_pose, actions, self.card.action_set))
+        self._executed, self.accepted = 0, False
+        self.state, self.reason = EXECUTING, self.card.action_set.encode(actions)
+
+    def question(self) -> Question | None:
+        """The decision to ask for now, if everything it needs is there."""
+        if self.state != WAITING:
+            return None
+        try:
+            ready = self._take_frames()
+        except UserError as error:
+            self._end(REFUSED, str(error))
+            return None
+        if not ready:
+            return None
+        self._token += 1
+        self.state, self.reason = DECIDING, 'the policy decides'
+        return Question(self._token, self._run, self.instruction, self._history)
+
+    def fail(self, reason: str) -> None:
+        """Hold and end the run because something is missing."""
+        self._end(FAILED, reason)
+
+    # Frames
+
+    def _next_image(self) -> tuple[int, Any] | None:
+        """The image that is wanted next, if it has come."""
+        wanted_ns = self._due[0] if self._due else self._look_ns
+        if wanted_ns is None:
+            return None
+        return next((item for item in self._recent if item[0] >= wanted_ns), None)
+
+    def _take_frames(self) -> bool:
+        """Let images that are due enter the history; True when a decision can be made."""
+        while self._due or self._look_ns is not None:
+            image = self._next_image()
+            if image is None:
+                return False
+            pose = self._pose_at(image[0])
+            if pose is None:
+                return False
+            if self._due:
+                self._due.popleft()
+                self._add(image, pose)
+            else:
+                self._look_ns = None
+                if self._moved(pose):
+                    self._add(image, pose)
+                self._frame_ns, self._frame_pose = image[0], pose
+        return True
+
+    def _add(self, image, pose):
+        self._history.add(self._to_rgb(image[1]))
+        self._frame_ns, self._frame_pose = image[0], pose
+
+    def _moved(self, pose: Pose) -> bool:
+        if self._frame_pose is None or not len(self._history):
+            return True
+        actions = self.card.action_set
+        _, turn_rad = actions.displacement(Action.TURN_LEFT)
+        return (pose.distance_m(self._frame_pose) >= SAME_PLACE * actions.forward_m
+                or pose.turn_rad(self._frame_pose) >= SAME_PLACE * turn_rad)
+
+    # Ends and turns
+
+    def _dropped(self, status, stamp_ns):
+        was_moving = self.accepted
+        self._plan_ns = 0
+        if was_moving:
+            self._due.append(stamp_ns)  # the interrupted primitive was executed as far as it went
+        if self.state == EXECUTING:
+            self.accepted = True
+            wait_ns = 0 if status.executed else self._retry_ns
+            self._look_ns = stamp_ns + wait_ns
+            self.state, self.reason = WAITING, f'the driver dropped the plan: {status.reason}'
+
+    def _go_on(self):
+        self.state, self.reason = WAITING, 'waits for an image'
+
+    def _finish(self):
+        self._plan_ns = 0
+        self.state, self.reason = FINISHED, 'stop'
+
+    def _end(self, state: str, reason: str):
+        if self.active:
+            self._hold()
+        self._token += 1
+        self.instruction = ''
+        self.state, self.reason = state, reason
+
+    def _hold(self):
+        self._send([], self.newest_image_ns)
+
+    def _send(self, poses: Sequence[Pose], stamp_ns: int | None = None):
+        """A stamp is a plan's identity, so none is used twice."""
+        stamp_ns = self._frame_ns if stamp_ns is None else stamp_ns
+        self._last_sent_ns = max(stamp_ns, self._last_sent_ns + 1)
+        self.plans.append(Plan(self._last_sent_ns, list(poses)))
+        if poses:
+            self._plan_ns = self._last_sent_ns
