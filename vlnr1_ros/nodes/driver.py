@@ -24,6 +24,7 @@ from std_srvs.srv import SetBool, Trigger
 from ..motion.config import DriverConfig
 from ..motion.driver import ZERO, Driver
 from . import messages, runtime
+from .polled import PolledSubscription
 
 DIAGNOSTICS_PERIOD_NS = 1_000_000_000
 STAMP_SLACK_NS = 1_000_000  # a plan's stamp may be a few nanoseconds after its image's
@@ -76,10 +77,10 @@ class DriverNode(Node):
         for kind, topic, handler, qos in (
                 (Odometry, 'odom', self._on_odometry, sensor),
                 (Path, 'plan', self._on_plan, reliable),
-                (Header, 'navigator/heartbeat', self._on_heartbeat, sensor),
                 (Bool, 'emergency_stop', self._on_emergency, sensor),
                 (Bool, 'emergency_stop', self._on_emergency, latched)):
             self.create_subscription(kind, topic, self._guarded(handler), qos)
+        self._heartbeat = PolledSubscription(self, Header, 'navigator/heartbeat', sensor)
         self.create_service(Trigger, '~/stop', self._guarded(self._on_stop))
         self.create_service(SetBool, '~/pause', self._guarded(self._on_pause))
 
@@ -121,9 +122,6 @@ class DriverNode(Node):
                                messages.path_poses(message))
         self._publish_statuses()
 
-    def _on_heartbeat(self, _message: Header):
-        self._driver.hear_heartbeat(self._now_ns())
-
     def _on_emergency(self, message: Bool):
         self._driver.hear_emergency(self._now_ns(), bool(message.data))
         self._publish_statuses()
@@ -152,6 +150,8 @@ class DriverNode(Node):
         if self._frozen:
             self._frozen = False
             self._driver.stop(now_ns, f'no control step for {self._wall_timeout_s:g} s')
+        if self._heartbeat.take():
+            self._driver.hear_heartbeat(now_ns)
         command = self._driver.step(now_ns)
         self._stepped_at_s = time.monotonic()
         self._publish_statuses()
