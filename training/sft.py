@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from transformers import AutoModelForImageTextToText, TrainerCallback
 from trl import SFTTrainer, TrlParser
 
@@ -39,6 +39,23 @@ class CardInCheckpoints(TrainerCallback):
         """Called by the trainer once a checkpoint is written."""
         if state.is_world_process_zero:
             self._card.save(Path(args.output_dir) / f'checkpoint-{state.global_step}')
+
+
+class ResumableTrainer(SFTTrainer):
+    """SFTTrainer whose resumed runs have the checkpoint's weights.
+
+    Saving a Qwen-VL model renames its parameters to the published names, and only from_pretrained
+    turns them back. The stock trainer loads the file by name, finds no name it knows, warns, and
+    would train on from the weights the run began with.
+    """
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if self.is_fsdp_enabled or isinstance(self.model, PeftModel):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = AutoModelForImageTextToText.from_pretrained(resume_from_checkpoint,
+                                                            dtype=self.model.dtype)
+        self.model.load_state_dict(saved.state_dict())
 
 
 def load_data(arguments: SftArguments, seed: int):
@@ -125,9 +142,9 @@ def make_trainer(arguments: SftArguments,
     adapters = LoraConfig(r=arguments.lora_rank, lora_alpha=arguments.lora_alpha,
                           target_modules=arguments.lora_targets,
                           task_type='CAUSAL_LM') if arguments.lora else None
-    trainer = SFTTrainer(model=model, args=config, train_dataset=rows,
-                         processing_class=processor, peft_config=adapters,
-                         callbacks=[CardInCheckpoints(card)])
+    trainer = ResumableTrainer(model=model, args=config, train_dataset=rows,
+                               processing_class=processor, peft_config=adapters,
+                               callbacks=[CardInCheckpoints(card)])
     return trainer, card
 
 
@@ -176,16 +193,13 @@ def parse(argv: list[str] | None = None) -> tuple[SftArguments, NavSftConfig]:
     """Settings from ``--config FILE.yaml`` with flags on top."""
     parser = TrlParser((SftArguments, NavSftConfig), prog='vlnr1 sft')
     try:
-        arguments, config = parser.parse_args_and_config(argv)
+        return parser.parse_args_and_config(argv)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
-    if not config.output_dir:
-        raise UserError('no output_dir; give --output_dir, the folder for the checkpoint')
-    return arguments, config
 
 
 if __name__ == '__main__':
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
-    from vlnr1_ros.__main__ import call
+    from vlnr1_ros.command import run
 
-    sys.exit(call('sft', sys.argv[1:]))
+    sys.exit(run('sft', main, sys.argv[1:]))

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from trl import SFTConfig
 
+from vlnr1_ros.navigation.errors import UserError
+
 
 @dataclass
 class SftArguments:
@@ -58,11 +60,13 @@ class NavSftConfig(SFTConfig):
         'tokens at which a sample is cut; the default never cuts, since half an image is none'})
 
     def __post_init__(self):
+        if not self.output_dir:
+            raise UserError('no output_dir; give --output_dir, the folder for the checkpoint')
         gpu = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:
             self.bf16 = gpu and not self.fp16
-        if self.gradient_checkpointing is None:
-            self.gradient_checkpointing = gpu
+        if self.gradient_checkpointing is None and gpu:
+            self.gradient_checkpointing = True
         # The trainer would take away the columns from which rows are made on access.
         self.remove_unused_columns = False
         super().__post_init__()
