@@ -1,4 +1,4 @@
-"""Skips count: with --listed-skips-only a run fails when a test was skipped without a listed reason.
+"""With --listed-skips-only a run fails when a test was skipped for a reason not listed here.
 
 A test that is quietly skipped everywhere tests nothing. Those that need what an ordinary machine
 cannot have are listed here, by how their skip reason begins.

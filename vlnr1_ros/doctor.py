@@ -127,9 +127,9 @@ def check_ros_environment() -> list[Finding]:
                                 'use a shell in which /opt/ros was not sourced'))
     buffer = Path('/proc/sys/net/core/rmem_max')
     if buffer.is_file() and int(buffer.read_text()) < SOCKET_BUFFER_BYTES:
-        findings.append(Finding('socket buffer', NOTE, f'{buffer.read_text().strip()} bytes: large '
-                                'raw images over best effort may be lost',
-                                'compressed images, or sysctl -w net.core.rmem_max=4194304'))
+        findings.append(Finding(
+            'socket buffer', NOTE, f'{buffer.read_text().strip()} bytes: large raw images over '
+            'best effort may be lost', 'use compressed images, or raise net.core.rmem_max'))
     return findings
 
 
