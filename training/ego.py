@@ -244,6 +244,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    from vlnr1_ros.__main__ import call
+    from vlnr1_ros.command import run
 
-    sys.exit(call('ego', sys.argv[1:]))
+    sys.exit(run('ego', main, sys.argv[1:]))
