@@ -21,8 +21,8 @@ def write_bytes(path, data):
     except OSError as error:
         with contextlib.suppress(OSError):
             os.remove(part)
-        raise UserError(f'cannot write {path}: {error.strerror}; free some space or choose '
-                        'another --out') from error
+        raise UserError(f'cannot write {path}: {error.strerror}; make room there or choose '
+                        'another folder') from error
 
 
 def write_json_gz(path, value):

@@ -10,6 +10,7 @@ import numpy as np
 from sim_bridge.embedded.glb import load_glb
 from sim_bridge.embedded.navmesh import NavMesh
 from sim_bridge.embedded.render import Scene
+from sim_bridge.worlds import files
 from sim_bridge.worlds.apartment import draw_apartment
 from sim_bridge.worlds.rooms import LayoutError, box_distance
 
@@ -29,8 +30,7 @@ class World:
         self.apartment = apartment
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, 'apartment.glb')
-            with open(path, 'wb') as file:
-                file.write(apartment.glb)
+            files.write_bytes(path, apartment.glb)
             self.scene = Scene(load_glb(path))
         self.navmesh = NavMesh(self.scene.triangles, AGENT_RADIUS_M, AGENT_HEIGHT_M)
         self._object_index = {name: k for k, name in enumerate(self.scene.names)}
