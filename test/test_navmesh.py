@@ -119,6 +119,13 @@ def test_a_step_into_a_corner_stays_there(bay):
     np.testing.assert_allclose(end, [RADIUS, 0, RADIUS], atol=1e-3)
 
 
+def test_a_step_slides_around_a_corner():
+    """What is nearest to the wanted point is out of sight, but can be walked to."""
+    mesh = mesh_of(box('post', (3, 0, 3), (4, TALL, 4)))
+    end = mesh.try_step((2.89, 0, 2.95), (3.05, 0, 2.93))
+    np.testing.assert_allclose(end, [3.04, 0, 2.9], atol=5e-3)
+
+
 def test_a_step_does_not_jump_over_a_thin_wall(bay):
     end = bay.try_step((1.0, 0, 2.7), (1.0, 0, 3.3))
     assert end[2] == pytest.approx(2.8, abs=1e-3)
@@ -168,6 +175,15 @@ def test_a_doorway_under_a_lintel_is_open():
     assert len(mesh.island_areas) == 1
     assert mesh.geodesic((3, 0, 1), (3, 0, 5)) == pytest.approx(4.0, abs=1e-6)
     assert mesh.is_navigable((2.61, 0, 3)) and not mesh.is_navigable((2.58, 0, 3))
+
+
+def test_a_touching_corner_does_not_swallow_a_room():
+    """Free floors that meet in a point stay two islands."""
+    a, b = 3.0 - RADIUS, 3.0 + RADIUS
+    mesh = mesh_of(box('one', (0, 0, a), (a, TALL, b)), box('two', (b, 0, a), (6, TALL, b)))
+    reach = mesh.geodesic((1, 0, 1), (1, 0, 5))
+    assert len(mesh.island_areas) == 2 and reach == math.inf
+    assert mesh.navigable_area == pytest.approx(2 * 5.8 * (a - 2 * RADIUS), rel=1e-3)
 
 
 def test_slanted_and_round_obstacles_keep_the_radius():

@@ -100,6 +100,12 @@ def _polygon_parts(geometry):
     return parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
 
 
+def islands(area):
+    """The polygons of an area that are large enough to count, largest first."""
+    parts = [part for part in _polygon_parts(area) if part.area >= MIN_ISLAND_M2]
+    return sorted(parts, key=lambda part: -part.area)
+
+
 def free_space(triangles, radius_m, height_m):
     """Returns (polygons, floor_y): islands of free space, largest first; the floor's height.
 
@@ -133,8 +139,8 @@ def free_space(triangles, radius_m, height_m):
                                        mitre_limit=MITRE_LIMIT))
         floor = floor.difference(shapely.union_all(grown))
 
-    islands = [part for part in _polygon_parts(floor.buffer(0)) if part.area >= MIN_ISLAND_M2]
-    if not islands:
+    polygons = islands(floor.buffer(0))
+    if not polygons:
         raise UserError(f'the scene leaves no free floor for an agent of radius {radius_m} m and '
                         f'height {height_m} m: {MIN_ISLAND_M2} m2 in one piece is the least')
-    return sorted(islands, key=lambda part: -part.area), floor_y
+    return polygons, floor_y

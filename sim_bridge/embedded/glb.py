@@ -74,8 +74,10 @@ class _Glb:
         kind, width = np.dtype(_COMPONENTS[spec['componentType']]), _WIDTHS[spec['type']]
         raw, stride = self.bytes_of(spec['bufferView'])
         stride = stride or kind.itemsize * width
-        values = np.ndarray((spec['count'], width), kind, raw, spec.get('byteOffset', 0),
-                            (stride, kind.itemsize))
+        count, start = spec['count'], spec.get('byteOffset', 0)
+        if start + (count - 1) * stride + kind.itemsize * width > len(raw):
+            raise ValueError(f'accessor {index} reads past the end of its data')
+        values = np.ndarray((count, width), kind, raw, start, (stride, kind.itemsize))
         if spec.get('normalized'):
             return values.astype(np.float32) / np.iinfo(kind).max
         return values

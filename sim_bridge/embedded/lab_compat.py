@@ -1,4 +1,4 @@
-"""Lets `import habitat` succeed where habitat-sim is not installed.
+"""Lets `import habitat` succeed, and quietly, where habitat-sim is not installed.
 
 habitat-lab guards its imports of habitat_sim and magnum, except in the four leaf modules below.
 Each gets an empty stand-in; `import habitat_sim` itself keeps failing, so that habitat-lab takes
@@ -30,7 +30,11 @@ def _stand_ins():
 
 
 def install():
-    """Call before the first `import habitat`. Does nothing where habitat-sim is installed."""
+    """Call before the first `import habitat`. With habitat-sim installed it only quiets gym."""
+    if importlib.util.find_spec('gym_notices') is not None:
+        from gym_notices import notices
+
+        notices.notices.clear()    # "gym is unmaintained": habitat-lab's choice, not the user's
     if importlib.util.find_spec('habitat_sim') is not None:
         return
     for name, content in _stand_ins():

@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 
 from sim_bridge.embedded import visibility
-from sim_bridge.embedded.free_space import free_space
+from sim_bridge.embedded.free_space import free_space, islands
 from vlnr1_ros.navigation.errors import UserError
 
 INSET_M = 1e-4    # positions stay this far inside the free space, so that none lies on an edge
@@ -57,18 +57,12 @@ class NavMesh:
 
     def __init__(self, triangles, radius_m=0.1, height_m=1.5, seed=0):
         triangles = np.asarray(triangles, float)
-        polygons, self.floor_y = free_space(triangles, radius_m, height_m)
-        inner, free = [], []
-        for polygon in polygons:
-            for part in shapely.get_parts(polygon.buffer(-INSET_M, join_style='mitre')):
-                if part.area > 0.5 * polygon.area:
-                    inner.append(part)
-                    free.append(polygon)
-        self.polygons = inner
-        self.island_areas = [float(part.area) for part in inner]
+        free, self.floor_y = free_space(triangles, radius_m, height_m)
+        self.polygons = islands(shapely.union_all(free).buffer(-INSET_M, join_style='mitre'))
+        self.island_areas = [float(polygon.area) for polygon in self.polygons]
         self.navigable_area = sum(self.island_areas)
-        self._walls, self._blockers = _edges(inner), _edges(free)
-        self._corners = _reflex_corners(inner)
+        self._walls, self._blockers = _edges(self.polygons), _edges(free)
+        self._corners = _reflex_corners(self.polygons)
         self._graph = visibility.visibility_graph(self._corners, self._blockers)
         self._fields = OrderedDict()
         corners = triangles.reshape(-1, 3)
@@ -162,7 +156,8 @@ class NavMesh:
                 and visibility.sees(ax, az, bx, bz, self._blockers)):
             return self._at(bx, bz)
         if sliding:
-            return self._at(*visibility.slide(ax, az, bx, bz, self._walls, self._blockers))
+            return self._at(*visibility.slide(ax, az, bx, bz, self._walls, self._blockers,
+                                              self._corners, self._graph))
         t = visibility.first_contact(ax, az, bx, bz, self._walls)
         return self._at(ax + t * (bx - ax), az + t * (bz - az))
 

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from sim_bridge.embedded import raster
+from vlnr1_ros.navigation.errors import UserError
 
 PLAIN_GREY = 200
 MAX_TEXTURE_SIDE = 2048
@@ -67,6 +68,8 @@ class Scene:
 
     def __init__(self, meshes):
         meshes = sorted((mesh for mesh in meshes if len(mesh.faces)), key=lambda mesh: mesh.name)
+        if not meshes:
+            raise UserError('a scene needs at least one triangle')
         self.names = sorted({mesh.name for mesh in meshes})
         number = {name: k for k, name in enumerate(self.names)}
         textures = _Textures()

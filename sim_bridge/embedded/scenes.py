@@ -53,8 +53,9 @@ def resolve_stage(path):
 
 @lru_cache(maxsize=CACHED_SCENES)
 def _load(asset, stamp, radius_m, height_m):
-    scene = Scene(load_glb(asset))
+    meshes = load_glb(asset)
     try:
+        scene = Scene(meshes)
         return scene, NavMesh(scene.triangles, radius_m, height_m)
     except UserError as error:
         raise UserError(f'{asset}: {error}') from None

@@ -89,15 +89,42 @@ def first_contact(ax, az, bx, bz, edges):
 
 
 @nb.jit(**_JIT)
-def slide(ax, az, bx, bz, walls, blockers):
+def _corners_within(ax, az, mx, mz, radius, corners, graph, blockers):
+    """Numbers of the corners in a disc that can be walked to from a without leaving the disc."""
+    inside = np.empty(corners.shape[0], np.int64)
+    count = 0
+    for c in range(corners.shape[0]):
+        if (corners[c, 0] - mx) ** 2 + (corners[c, 1] - mz) ** 2 <= radius * radius:
+            inside[count] = c
+            count += 1
+    found = 0    # inside[:found] are reached: at first those in sight, then their neighbours
+    for k in range(count):
+        c = inside[k]
+        if sees(ax, az, corners[c, 0], corners[c, 1], blockers):
+            inside[k], inside[found] = inside[found], c
+            found += 1
+    done = 0
+    while done < found:
+        for k in range(found, count):
+            c = inside[k]
+            if graph[inside[done], c] > 0.0:
+                inside[k], inside[found] = inside[found], c
+                found += 1
+        done += 1
+    return inside[:found]
+
+
+@nb.jit(**_JIT)
+def slide(ax, az, bx, bz, walls, blockers, corners, graph):
     """Where a step from a towards b ends when the agent slides along walls.
 
-    The point of the free outline nearest to b among those in the disc around the step's middle and
-    in sight of a: the outcome of Detour's moveAlongSurface, which habitat-sim's step filter uses.
-    walls are the edges of the shrunk free space, blockers those of the free space itself.
+    The free point nearest to b among those that can be reached within the disc around the step's
+    middle: the outcome of Detour's moveAlongSurface, which habitat-sim's step filter uses. walls
+    are the edges of the shrunk free space, blockers those of the free space itself.
     """
     mx, mz = (ax + bx) / 2, (az + bz) / 2
     radius = np.hypot(bx - ax, bz - az) / 2 + 1e-3
+    bends = _corners_within(ax, az, mx, mz, radius, corners, graph, blockers)
     best, best_x, best_z = (bx - ax) ** 2 + (bz - az) ** 2, ax, az
     for e in range(walls.shape[0]):
         px, pz, qx, qz = walls[e, 0], walls[e, 1], walls[e, 2], walls[e, 3]
@@ -119,8 +146,14 @@ def slide(ax, az, bx, bz, walls, blockers):
         t = min(high, max(low, ((bx - px) * ex + (bz - pz) * ez) / length2))
         cx, cz = px + t * ex, pz + t * ez
         d = (cx - bx) ** 2 + (cz - bz) ** 2
-        if d < best and sees(ax, az, cx, cz, blockers):
-            best, best_x, best_z = d, cx, cz
+        if d < best:
+            reached = sees(ax, az, cx, cz, blockers)
+            for k in range(bends.shape[0]):
+                if reached:
+                    break
+                reached = sees(corners[bends[k], 0], corners[bends[k], 1], cx, cz, blockers)
+            if reached:
+                best, best_x, best_z = d, cx, cz
     return best_x, best_z
 
 
