@@ -13,6 +13,7 @@ from ..navigation.actions import Action, ActionSet
 from ..navigation.errors import UserError
 
 POSE_TOLERANCE = 1e-3  # metres and radians
+LARGEST = 1e9
 
 ACCEPTED, RUNNING, DONE, DROPPED = 'accepted', 'running', 'done', 'dropped'
 
@@ -25,8 +26,8 @@ class Pose(NamedTuple):
     yaw_rad: float
 
     def finite(self) -> bool:
-        """Whether none of the numbers is NaN or infinite."""
-        return all(math.isfinite(value) for value in self)
+        """Whether no number is NaN, infinite or so large that arithmetic would make it so."""
+        return all(abs(value) <= LARGEST for value in self)
 
     def moved(self, forward_m: float, turn_rad: float) -> Pose:
         """The pose after driving straight, then turning on the spot."""

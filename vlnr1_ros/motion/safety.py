@@ -82,8 +82,8 @@ class Safety:
                                        ('heartbeat', self._heartbeat_ns))}
 
     def _defect(self, odometry: Odometry) -> str:
-        numbers = (*odometry.pose, odometry.linear_m_s, odometry.angular_rad_s)
-        if not all(math.isfinite(value) for value in numbers):
+        if not (odometry.pose.finite() and math.isfinite(odometry.linear_m_s)
+                and math.isfinite(odometry.angular_rad_s)):
             return 'odometry is not finite'
         frame = self._config.odom_frame
         if frame and odometry.frame_id != frame:
