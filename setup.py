@@ -62,8 +62,6 @@ setup(
     name=PACKAGE,
     version='0.1.0',
     description='VLN-R1 for ROS 2: a robot follows a sentence with a camera and an LVLM',
-    long_description=Path('README.md').read_text(encoding='utf-8'),
-    long_description_content_type='text/markdown',
     license='Apache-2.0',
     maintainer='VLN-R1 for ROS 2 maintainers',
     maintainer_email='maintainers@example.org',
