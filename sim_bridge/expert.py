@@ -14,6 +14,7 @@ from typing import Callable
 import numpy as np
 
 from sim_bridge.frames import heading, wrap
+from vlnr1_ros.navigation.errors import UserError
 
 STOP, FORWARD, LEFT, RIGHT = 0, 1, 2, 3
 
@@ -40,7 +41,7 @@ class ShortestPathExpert:
     def __init__(self, pathfinder, forward_m: float = 0.25, turn_deg: float = 30.0,
                  allow_sliding: bool = True):
         if forward_m <= 0 or not 0 < turn_deg <= 90:
-            raise ValueError(f'forward_m {forward_m} must be positive and turn_deg {turn_deg} '
+            raise UserError(f'forward_m {forward_m} must be positive and turn_deg {turn_deg} '
                              'within (0, 90]')
         self.forward_m = float(forward_m)
         self.turn_rad = math.radians(turn_deg)
@@ -57,12 +58,12 @@ class ShortestPathExpert:
         position: (3,) in metres. goals: (3,) or (G, 3), any of which counts as reached.
         face: (3,) point to look at before stopping, or None. accept: asked for the position
         before stopping; while it says no, the expert goes nearer to the goals, as far as it can.
-        Raises ValueError when no goal can be reached.
+        Raises UserError when no goal can be reached.
         """
         self._use_goals(goals)
         position = np.asarray(position, np.float32)
         if not math.isfinite(self._path(position)[0]):
-            raise ValueError(f'no goal can be reached from {position.tolist()}: '
+            raise UserError(f'no goal can be reached from {position.tolist()}: '
                              'the episode and the scene do not belong together')
         actions: list[int] = []
         while len(actions) < n:
@@ -132,7 +133,7 @@ class ShortestPathExpert:
     def _use_goals(self, goals):
         goals = np.atleast_2d(np.asarray(goals, np.float32))
         if goals.shape[1:] != (3,) or not len(goals):
-            raise ValueError(f'goals must be (G, 3) positions, not of shape {goals.shape}')
+            raise UserError(f'goals must be (G, 3) positions, not of shape {goals.shape}')
         if not np.array_equal(goals, self._goals):
             self._goals = goals
             self._paths.clear()

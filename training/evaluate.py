@@ -153,7 +153,7 @@ def choose(episodes: list[Episode], tiers: list[str] | None, count: int,
             raise UserError(f'tier {tier!r} is not in this split; it has {", ".join(there)}')
     chosen = []
     for tier in tiers or there:
-        group = [e for e in episodes if tier_of(e) == tier]
+        group = sorted((e for e in episodes if tier_of(e) == tier), key=lambda e: e.episode_id)
         order = np.random.default_rng(seed).permutation(len(group))
         chosen += [group[i] for i in order[:count or None]]
     return sorted(chosen, key=lambda e: (e.scene_id, e.episode_id))
