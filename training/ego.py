@@ -8,18 +8,14 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from training.ego_collect import Expert, Learner, Noisy, collect, trajectory_id
+from sim_bridge.environment import Environment, EnvironmentConfig, load_episodes
+from training.ego_collect import Expert, Learner, Noisy, collect
 from training.ego_files import (
     IMAGE_FORMATS,
     EgoSettings,
@@ -27,63 +23,52 @@ from training.ego_files import (
     remove_partials,
     write_episode,
 )
+from training.episode import check_actions
+from training.workers import run_tasks
 from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.navigation.camera import Camera
+from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
+from vlnr1_ros.resources import given_or_shipped
 
 EPISODES_PER_TASK = 16
 TIERS = ('room', 'door', 'apartment')
 
 
 class Collector:
-    """One process's environment and actor; ``run`` makes some episodes."""
+    """One process's environment and actor; call it with an episode's id."""
 
     def __init__(self, settings: EgoSettings, data: str, split: str, root: Path):
         self._settings, self._split, self._root = settings, split, root
-        self._environment = open_environment(settings, data, split)
-        self._episodes = {str(e.episode_id): e for e in self._environment.episodes}
+        self._environment = Environment(environment_config(settings, data, split))
         self._behaviour = _behaviour(settings)
 
-    def run(self, episode_ids: list[str]):
-        """Yield the number of frames written for each episode, 0 when it was dropped."""
-        for episode_id in episode_ids:
-            episode = collect(self._environment, self._episodes[episode_id], self._behaviour,
-                              self._settings)
-            if episode is None:
-                yield 0
-                continue
-            write_episode(self._root, self._split, episode, self._settings.image_format)
-            yield len(episode.frames)
-
-    def close(self) -> None:
-        """Free the simulator."""
-        self._environment.close()
+    def __call__(self, episode_id: str) -> int:
+        """Write one episode; returns its number of frames, 0 when it was dropped."""
+        episode = collect(self._environment, episode_id, self._behaviour, self._settings)
+        if episode is None:
+            return 0
+        write_episode(self._root, self._split, episode, self._settings.image_format)
+        return len(episode.frames)
 
 
-def open_environment(settings: EgoSettings, data: str, split: str):
+def environment_config(settings: EgoSettings, data: str, split: str) -> EnvironmentConfig:
     """The environment of a data folder, without measures: nobody is judged here."""
-    from sim_bridge.environment import Environment, EnvironmentConfig
-
-    return Environment(EnvironmentConfig(
+    return EnvironmentConfig(
         dataset=str(Path(data) / 'datasets' / settings.dataset), split=split,
         scenes_dir=str(Path(data) / 'scene_datasets'), camera=settings.camera,
         forward_m=settings.action_set.forward_m, turn_deg=settings.action_set.turn_deg,
-        allow_sliding=True, depth=False, semantic=False, max_steps=settings.max_steps + 1,
-        measures=False))
+        max_steps=settings.max_steps + 1, measures=False)
 
 
 def _behaviour(settings: EgoSettings):
-    if settings.source == 'noise':
-        return Noisy(settings.noise)
     if settings.source == 'replay':
         return Expert()
+    if settings.source == 'noise':
+        return Noisy(settings.noise)
     from vlnr1_ros.policy.load import load_policy
 
-    policy = load_policy(settings.policy)
-    if policy.card.action_set != settings.action_set:
-        raise UserError(f'policy {settings.policy} acts with {policy.card.action_set}, the '
-                        f'samples with {settings.action_set}; give its --turn-deg')
-    return Learner(policy, settings.beta)
+    return Learner(load_policy(settings.policy), settings.beta)
 
 
 def choose(episodes: list, tiers: list[str] | None, count: int | None, seed: int) -> list:
@@ -101,68 +86,44 @@ def choose(episodes: list, tiers: list[str] | None, count: int | None, seed: int
     return sorted(found, key=lambda e: (e.scene_id, str(e.episode_id)))
 
 
-def tasks(episodes: list) -> list[list[str]]:
+def groups(episodes: list) -> list[list[str]]:
     """Episode ids in portions that never mix scenes: opening a scene costs more than a run."""
-    portions = []
-    for _, group in groupby(episodes, key=lambda e: e.scene_id):
-        ids = [str(e.episode_id) for e in group]
-        portions += [ids[i:i + EPISODES_PER_TASK] for i in range(0, len(ids), EPISODES_PER_TASK)]
-    return portions
+    scenes: dict = {}
+    for episode in episodes:
+        scenes.setdefault(episode.scene_id, []).append(episode.episode_id)
+    return [ids[i:i + EPISODES_PER_TASK] for ids in scenes.values()
+            for i in range(0, len(ids), EPISODES_PER_TASK)]
 
 
 def generate(settings: EgoSettings, data: str, split: str, root: Path, workers: int,
              tiers: list[str] | None = None, count: int | None = None) -> dict[str, int]:
-    """Make the samples that are still missing; returns how many episodes and frames came new.
+    """Make the samples that are still missing; returns numbers of episodes and frames.
 
     Raises UserError on missing data, on other settings than the folder's, and on a full disk.
     """
-    environment = open_environment(settings, data, split)
-    wanted = choose(environment.episodes, tiers, count, settings.seed)
-    environment.close()
+    config = environment_config(settings, data, split)
+    if settings.policy:
+        check_actions(NavigationCard.load(settings.policy), config)
+    wanted = choose(load_episodes(config), tiers, count, settings.seed)
     settings.bind(root)
     remove_partials(root, split)
     missing = [e for e in wanted if not episode_folder(
-        root, split, str(e.episode_id), trajectory_id(e)).is_dir()]
+        root, split, e.episode_id, e.trajectory_id).is_dir()]
     frames = []
-    with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit='episode',
-              desc=f'{split} -> {root}') as bar:
-        for made in _run(settings, data, split, root, workers, tasks(missing)):
-            frames.append(made)
-            bar.update()
-            bar.set_postfix(frames=sum(frames), refresh=False)
+    outcomes = run_tasks(groups(missing), Collector, (settings, data, split, root), workers)
+    try:
+        with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit='episode',
+                  desc=f'{split} -> {root}') as bar:
+            for outcome in outcomes:
+                if outcome.error:
+                    raise UserError(outcome.error.removeprefix('UserError: '))
+                frames.append(outcome.result)
+                bar.set_postfix(frames=sum(frames), refresh=False)
+                bar.update()
+    finally:
+        outcomes.close()
     return {'episodes': sum(n > 0 for n in frames), 'frames': sum(frames),
             'dropped': sum(n == 0 for n in frames), 'kept': len(wanted) - len(missing)}
-
-
-def _run(settings, data, split, root, workers, portions):
-    if workers == 1:
-        collector = Collector(settings, data, split, root) if portions else None
-        for portion in portions:
-            yield from collector.run(portion)
-        if collector:
-            collector.close()
-        return
-    with ProcessPoolExecutor(
-            min(workers, max(len(portions), 1)), multiprocessing.get_context('spawn'),
-            initializer=_start_worker, initargs=(settings, data, split, root)) as pool:
-        futures = [pool.submit(_work, portion) for portion in portions]
-        try:
-            for future in as_completed(futures):
-                yield from future.result()
-        except BrokenProcessPool:
-            raise UserError('a worker process died, perhaps for want of memory; run the same '
-                            'command again with fewer --workers') from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker(*arguments) -> None:
-    global _collector
-    _collector = Collector(*arguments)
-
-
-def _work(portion: list[str]) -> list[int]:
-    return list(_collector.run(portion))
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -186,9 +147,9 @@ def _parser() -> argparse.ArgumentParser:
     add('--horizon', type=int, default=6, help='n, actions per label (default: 6)')
     add('--turn-deg', type=float, default=30.0, help='degrees per turn (default: 30)')
     add('--forward-m', type=float, default=0.25, help='metres per step forward')
-    add('--camera', type=_size, default=(224, 224), help='camera size (default: 224x224)')
-    add('--hfov-deg', type=float, default=90.0, help='horizontal field of view (default: 90)')
-    add('--camera-height-m', type=float, default=1.25, help='above the floor (default: 1.25)')
+    add('--camera', type=_size, help="WIDTHxHEIGHT (default: the policy's, else 224x224)")
+    add('--hfov-deg', type=float, help="field of view (default: the policy's, else 90)")
+    add('--camera-height-m', type=float, help="above the floor (default: the policy's, else 1.25)")
     add('--frame-size', type=_size, help="store frames at this size (default: the camera's)")
     add('--image-format', choices=IMAGE_FORMATS,
         help='jpg: one file a frame, 4:4:4, quality 95; npy: one exact array an episode\n'
@@ -207,14 +168,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(args) -> EgoSettings:
-    frame_width, frame_height = args.frame_size or args.camera
+    policy = str(given_or_shipped(args.policy)) if args.policy else ''
+    default = NavigationCard.load(policy).camera if policy else Camera()
+    width, height = args.camera or (default.width, default.height)
+    camera = Camera(width, height,
+                    default.hfov_deg if args.hfov_deg is None else args.hfov_deg,
+                    default.height_m if args.camera_height_m is None else args.camera_height_m)
+    frame_width, frame_height = args.frame_size or (width, height)
     return EgoSettings(
-        action_set=ActionSet(args.forward_m, args.turn_deg), horizon=args.horizon,
-        camera=Camera(*args.camera, args.hfov_deg, args.camera_height_m),
+        action_set=ActionSet(args.forward_m, args.turn_deg), horizon=args.horizon, camera=camera,
         frame_width=frame_width, frame_height=frame_height,
         image_format=args.image_format or ('npy' if args.frame_size else 'jpg'),
-        source='policy' if args.policy else 'noise' if args.noise else 'replay',
-        dataset=args.dataset, noise=args.noise, policy=args.policy, beta=args.beta,
+        source='policy' if policy else 'noise' if args.noise else 'replay',
+        dataset=args.dataset, noise=args.noise, policy=policy, beta=args.beta,
         max_steps=args.max_steps, seed=args.seed)
 
 
@@ -228,8 +194,6 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError('--workers and --episodes are whole numbers from 1')
     if args.beta and not args.policy:
         raise UserError('--beta shares decisions between expert and policy; give --policy too')
-    # One busy thread a process: two fighting over the cores are slower than one.
-    os.environ.setdefault('OMP_NUM_THREADS', '1')
     if args.data:
         done = generate(_settings(args), args.data, args.split, args.out, args.workers,
                         args.tier, args.episodes)

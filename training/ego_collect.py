@@ -1,12 +1,14 @@
 """How one VLN-Ego episode comes about: somebody acts, the expert says what should be done."""
 from __future__ import annotations
 
-import zlib
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from sim_bridge.environment import Environment, Episode
 from training.ego_files import EgoEpisode, EgoSettings, shifted_labels
+from training.episode import episode_seed
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.camera import resize
 from vlnr1_ros.navigation.memory import History
@@ -94,15 +96,16 @@ class Learner:
         return action
 
 
-def collect(environment, episode, behaviour: Behaviour,
+def collect(environment: Environment, episode_id: str, behaviour: Behaviour,
             settings: EgoSettings) -> EgoEpisode | None:
     """Run one episode until the expert says stop or ``settings.max_steps`` frames are made.
 
     The expert's stop ends the run whoever acts. Returns None when plain replay did not get there
     in time: its labels would be wrong at the cut.
     """
-    behaviour.reset(episode.instruction, _seed(settings.seed, episode.episode_id))
-    seen = environment.reset(episode.episode_id)
+    seen = environment.reset(episode_id)
+    episode = environment.episode
+    behaviour.reset(episode.instruction, episode_seed(settings.seed, episode_id))
     frames, actions, labels = [], [], []
     while True:
         expert = [int(a) for a in environment.expert_plan(
@@ -119,22 +122,13 @@ def collect(environment, episode, behaviour: Behaviour,
         if not stopped:
             return None
         labels = shifted_labels(actions, settings.horizon)
-    return EgoEpisode(str(episode.episode_id), trajectory_id(episode), episode.instruction,
-                      frames, actions, labels, _meta(episode, stopped))
+    return EgoEpisode(episode.episode_id, episode.trajectory_id, episode.instruction, frames,
+                      actions, labels, _meta(episode, stopped))
 
 
-def trajectory_id(episode) -> str:
-    """The path an episode walks; several sentences may share one."""
-    return str(getattr(episode, 'trajectory_id', episode.episode_id))
-
-
-def _meta(episode, stopped: bool) -> dict:
-    info = episode.info or {}
-    kept = {key: info[key] for key in ('tier', 'held_out_wording', 'swap') if key in info}
-    return {'episode_id': str(episode.episode_id), 'trajectory_id': trajectory_id(episode),
-            'scene_id': episode.scene_id, 'instruction': episode.instruction,
+def _meta(episode: Episode, stopped: bool) -> dict:
+    kept = {key: episode.info[key] for key in ('tier', 'held_out_wording', 'swap')
+            if key in episode.info}
+    return {'episode_id': episode.episode_id, 'trajectory_id': episode.trajectory_id,
+            'scene_id': Path(episode.scene_id).name, 'instruction': episode.instruction,
             'stopped': stopped, **kept}
-
-
-def _seed(seed: int, episode_id: str) -> int:
-    return zlib.crc32(f'{seed}/{episode_id}'.encode())
