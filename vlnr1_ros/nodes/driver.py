@@ -16,6 +16,7 @@ import traceback
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist, TwistStamped
 from nav_msgs.msg import Odometry, Path
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Bool, Header
@@ -74,12 +75,15 @@ class DriverNode(Node):
                                                'cmd_vel', reliable)
         self._status = self.create_publisher(DiagnosticArray, 'plan_status', reliable)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', reliable)
-        for kind, topic, handler, qos in (
-                (Odometry, 'odom', self._on_odometry, sensor),
-                (Path, 'plan', self._on_plan, reliable),
-                (Bool, 'emergency_stop', self._on_emergency, sensor),
-                (Bool, 'emergency_stop', self._on_emergency, latched)):
-            self.create_subscription(kind, topic, self._guarded(handler), qos)
+        self.create_subscription(Odometry, 'odom', self._guarded(self._on_odometry), sensor)
+        self.create_subscription(Path, 'plan', self._guarded(self._on_plan), reliable)
+        emergency = self._guarded(self._on_emergency)
+        self.create_subscription(Bool, 'emergency_stop', emergency, sensor)
+        # A second one, because the first misses what was latched before the driver came. That it
+        # does not match a volatile publisher is meant, and no reason for a warning.
+        self.create_subscription(
+            Bool, 'emergency_stop', emergency, latched,
+            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False))
         self._heartbeat = PolledSubscription(self, Header, 'navigator/heartbeat', sensor)
         self.create_service(Trigger, '~/stop', self._guarded(self._on_stop))
         self.create_service(SetBool, '~/pause', self._guarded(self._on_pause))

@@ -1,0 +1,301 @@
+"""The driver node over real topics: rules, lockstep, parameters and its end."""
+import math
+import os
+import random
+import signal
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from driver_process import DriverProcess, Robot, odometry_message, wait_until
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.msg import Path as PathMessage
+from rclpy.context import Context
+from rclpy.parameter import Parameter
+from std_msgs.msg import Bool
+from std_srvs.srv import SetBool, Trigger
+
+from vlnr1_ros.motion.config import DriverConfig
+from vlnr1_ros.motion.plan import Pose
+from vlnr1_ros.navigation.actions import Action, ActionSet
+from vlnr1_ros.navigation.errors import UserError
+from vlnr1_ros.nodes import messages
+from vlnr1_ros.nodes.driver import DriverNode
+
+F, L, R, S = Action.MOVE_FORWARD, Action.TURN_LEFT, Action.TURN_RIGHT, Action.STOP
+TIMEOUT_S = 1.0   # generous, so that a busy machine breaks no rule by itself
+SLACK_S = 3.0
+SLOW = {'max_linear_m_s': 0.1, 'odom_timeout_s': TIMEOUT_S, 'heartbeat_timeout_s': TIMEOUT_S,
+        'clock_jump_s': 3.0, 'wall_timeout_s': 1.5, 'stop_repeat_s': 1.0}
+PARAMETERS = Path(__file__).parent.parent / 'config' / 'driver.yaml'
+
+
+def fresh_domain():
+    return random.Random(os.urandom(4)).randint(1, 100)
+
+
+@pytest.fixture(scope='module')
+def robot(tmp_path_factory):
+    domain_id = fresh_domain()
+    process = DriverProcess(domain_id, SLOW, tmp_path_factory.mktemp('log'), check_fields=True)
+    robot = Robot(domain_id)
+    robot.wait_for_driver()
+    robot.wait_until_driver_is_content()
+    yield robot
+    robot.close()
+    code, output = process.end()
+    assert code == 0, output
+    assert 'Traceback' not in output, output
+
+
+@pytest.fixture
+def moving(robot):
+    """The robot, well into a long plan."""
+    robot.spoil, robot.odometry_on, robot.heartbeat_on = None, True, True
+    time.sleep(0.2)
+    robot.send_plan([F] * 6)
+    wait_until(lambda: robot.commands and robot.commands[-1][0] > 0.05, 5)
+    return robot
+
+
+def test_a_plan_is_driven_and_reported(robot):
+    start = robot.base.pose
+    stamp_ns = robot.send_plan([L, F, S])
+    wait_until(lambda: robot.statuses and robot.statuses[-1].state == 'done', 20)
+    assert [(status.stamp_ns, status.state, status.executed, status.of, status.reason)
+            for status in robot.statuses] == [
+        (stamp_ns, 'accepted', 0, 3, ''), (stamp_ns, 'running', 1, 3, ''),
+        (stamp_ns, 'running', 2, 3, ''), (stamp_ns, 'done', 3, 3, 'stop')]
+    robot.zero_after(1.0)
+    time.sleep(0.3)
+    step = start.moved(0.0, math.radians(30)).relative(robot.base.pose)
+    assert step.x_m == pytest.approx(0.25, abs=0.04)
+    assert math.degrees(step.yaw_rad) == pytest.approx(0.0, abs=3.0)
+
+
+def stopped_with(robot, reason, timeout_s=0.0):
+    """Zero came in time, the reason stands in plan_status, and soon in /diagnostics."""
+    robot.zero_after(timeout_s + 0.04 + SLACK_S)
+    wait_until(lambda: robot.statuses[-1].state == 'dropped', 2)
+    assert any(reason in status.reason for status in robot.statuses[-2:])
+    wait_until(lambda: any(reason in item.value for message in robot.diagnostics[-3:]
+                           for item in message.status[0].values), 5)
+
+
+def test_odometry_silent(moving):
+    moving.odometry_on = False
+    stopped_with(moving, 'odometry is silent', TIMEOUT_S)
+
+
+def test_odometry_not_finite(moving):
+    def spoil(message):
+        message.pose.pose.position.x = math.nan
+    moving.spoil = spoil
+    stopped_with(moving, 'odometry is not finite')
+
+
+def test_odometry_without_an_orientation(moving):
+    def spoil(message):
+        message.pose.pose.orientation.w = message.pose.pose.orientation.z = 0.0
+    moving.spoil = spoil
+    stopped_with(moving, 'odometry is not finite')
+
+
+def test_odometry_in_another_frame(moving):
+    def spoil(message):
+        message.header.frame_id = 'map'
+    moving.spoil = spoil
+    stopped_with(moving, "odometry is in frame 'map'")
+
+
+def test_heartbeat_silent(moving):
+    moving.heartbeat_on = False
+    stopped_with(moving, 'the navigator is silent', TIMEOUT_S)
+
+
+def test_stop_service(moving):
+    assert moving.call(moving.stop_service, Trigger.Request()).success
+    stopped_with(moving, 'stopped by ~/stop')
+
+
+def test_pause_service(moving):
+    assert moving.call(moving.pause_service, SetBool.Request(data=True)).success
+    stopped_with(moving, 'paused')
+    moving.send_plan([F])
+    wait_until(lambda: moving.statuses[-1].reason == 'paused', 5)
+    assert moving.call(moving.pause_service, SetBool.Request(data=False)).success
+
+
+@pytest.mark.parametrize('publisher', ['emergency', 'emergency_latched'])
+def test_emergency_stop(moving, publisher):
+    getattr(moving, publisher).publish(Bool(data=True))
+    stopped_with(moving, 'emergency stop')
+    getattr(moving, publisher).publish(Bool(data=False))
+    time.sleep(0.3)
+    assert moving.commands[-1][:2] == (0.0, 0.0)
+
+
+def broken_plan(moving):
+    message = PathMessage()
+    message.header.stamp = messages.time_message(moving.now_ns())
+    message.header.frame_id = 'odom'
+    message.poses = [PoseStamped(), PoseStamped()]
+    message.poses[1].pose.position.x = math.nan
+    return message
+
+
+def test_malformed_plans_are_refused_and_end_the_motion(moving):
+    for send, reason in (
+            (lambda: moving.send_plan([F], frame_id='map'), "the plan is in frame 'map'"),
+            (lambda: moving.send_plan([L], action_set=ActionSet(turn_deg=15)), 'not a primitive'),
+            (lambda: moving.plan_topic.publish(broken_plan(moving)), 'not finite'),
+            (lambda: moving.send_plan([F], start=Pose(0.0, 0.0, 0.0)), 'the base moved'),
+            (lambda: moving.send_plan([F], stamp_ns=moving.now_ns() - 6 * 10**9), 'not newer')):
+        before = len(moving.statuses)
+        send()
+        wait_until(lambda: len(moving.statuses) > before, 5)  # noqa: B023
+        stopped_with(moving, reason)
+
+
+def ends_with_zero(robot, process, number):
+    """Two signals in a row, as a terminal and a launcher would send: zero, then a clean exit."""
+    process.process.send_signal(number)
+    code, output = process.end(number)
+    robot.zero_after(SLACK_S)
+    wait_until(lambda: robot.statuses[-1].reason == 'shutdown', 2)
+    robot.close()
+    assert code == 0 and 'Traceback' not in output, output
+
+
+def start_moving(robot):
+    robot.wait_for_driver()
+    robot.wait_until_driver_is_content()
+    robot.send_plan([F] * 6)
+    wait_until(lambda: robot.commands and robot.commands[-1][0] > 0.05, 10)
+
+
+def test_shutdown_while_moving_commands_zero_and_exits_cleanly(tmp_path):
+    domain_id = fresh_domain()
+    process = DriverProcess(domain_id, SLOW, tmp_path, check_fields=False)
+    robot = Robot(domain_id)
+    start_moving(robot)
+    ends_with_zero(robot, process, signal.SIGTERM)
+
+
+def test_a_clock_that_stands_still_ends_the_motion(tmp_path):
+    domain_id = fresh_domain()
+    process = DriverProcess(domain_id, {**SLOW, 'use_sim_time': True}, tmp_path, False)
+    robot = Robot(domain_id, simulated_time=True)
+    start_moving(robot)
+    robot.clock_on = False
+    robot.zero_after(SLOW['wall_timeout_s'] * 1.2 + SLACK_S)
+    robot.clock_on = True
+    wait_until(lambda: robot.statuses[-1].state == 'dropped', 5)
+    assert 'no control step' in robot.statuses[-1].reason
+    start_moving(robot)
+    ends_with_zero(robot, process, signal.SIGINT)
+
+
+class Lockstep:
+    """Steps the robot tick by tick, like a bridge."""
+
+    def __init__(self, robot):
+        self.robot = robot
+        self.stamp_ns = 5 * 10**9
+        self.stamps = []
+
+    def tick(self, spoil=None):
+        robot = self.robot
+        self.stamp_ns += 20_000_000
+        message = odometry_message(robot.base, self.stamp_ns)
+        if spoil is not None:
+            spoil(message)
+        robot.heartbeat.publish(messages.Path().header)
+        robot.odometry.publish(message)
+        self.stamps.append(self.stamp_ns)
+        wait_until(lambda: len(robot.commands) >= len(self.stamps), 10)
+        robot.base.drive(*robot.commands[-1][:2])
+
+
+@pytest.mark.parametrize('check_fields', [False, True])
+def test_lockstep_answers_every_odometry_once(tmp_path, check_fields):
+    domain_id = fresh_domain()
+    process = DriverProcess(domain_id, {'lockstep': True}, tmp_path, check_fields)
+    robot = Robot(domain_id, lockstep=True, simulated_time=True)
+    robot.wait_for_driver()
+    loop = Lockstep(robot)
+    for _ in range(5):
+        loop.tick()
+    robot.send_plan([L, F], stamp_ns=loop.stamp_ns + 20_000_000)
+    time.sleep(0.2)
+    assert robot.statuses == [], 'a plan that overtook its odometry waits for it'
+    loop.tick()
+    assert robot.commands[-1][:2] == (0.0, 0.0), 'and starts with the tick after it'
+    wait_until(lambda: robot.statuses, 5)
+    assert robot.statuses[-1].state == 'accepted', 'answered while time stands still'
+    while robot.statuses[-1].state != 'done':
+        loop.tick()
+        assert len(loop.stamps) < 300
+    for _ in range(20):
+        loop.tick()
+
+    def spoil(message):
+        message.pose.pose.position.y = math.inf
+    robot.send_plan([F] * 3, stamp_ns=loop.stamp_ns)
+    wait_until(lambda: robot.statuses[-1].state == 'accepted', 5)
+    for index in range(40):
+        loop.tick(spoil if index == 30 else None)
+        assert index != 30 or robot.commands[-1][:2] == (0.0, 0.0)
+    time.sleep(0.3)
+    assert [command[2] for command in robot.commands] == loop.stamps
+    assert robot.statuses[-1].reason == 'odometry is not finite'
+    robot.close()
+    assert process.end()[0] == 0
+
+
+def test_a_bad_parameter_ends_in_one_line(tmp_path):
+    process = DriverProcess(fresh_domain(), {'replan': 'never'}, tmp_path, False)
+    output, _ = process.process.communicate(timeout=30)
+    assert process.process.returncode == 2
+    lines = [line for line in output.splitlines() if line.startswith('error: ')]
+    assert lines == ["error: replan is 'never'; give one of after, during"]
+    assert 'Traceback' not in output
+
+
+@pytest.fixture
+def context(monkeypatch):
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    context = Context()
+    context.init(domain_id=fresh_domain())
+    yield context
+    context.try_shutdown()
+
+
+@pytest.mark.parametrize('name, value', [
+    ('turn_deg', 200.0), ('max_linear_m_s', 'fast'), ('odom_timeout_s', 1),
+    ('control_rate_hz', 0.0)])
+def test_bad_parameters_are_named(context, name, value):
+    with pytest.raises(UserError, match=name):
+        DriverNode(context=context, parameter_overrides=[Parameter(name, value=value)])
+
+
+def test_the_parameter_file_holds_every_parameter_with_its_default():
+    (section,) = yaml.safe_load(PARAMETERS.read_text()).values()
+    given = section['ros__parameters']
+    declared = {item.name: item.default for item in fields(DriverConfig)}
+    node_only = {'control_rate_hz': 50.0, 'stamped': False, 'base_frame': 'base_link',
+                 'lockstep': False, 'wall_timeout_s': 0.5}
+    assert given == {**declared, **node_only}
+    assert all(type(given[name]) is type(value) for name, value in declared.items())
+
+
+@pytest.mark.parametrize('namespace', ['/', '/fleet/robot1'])
+def test_the_parameter_file_reaches_the_node_in_any_namespace(context, tmp_path, namespace):
+    (tmp_path / 'driver.yaml').write_text(
+        PARAMETERS.read_text().replace('turn_deg: 30.0', 'turn_deg: 15.0'))
+    node = DriverNode(context=context, namespace=namespace, cli_args=[
+        '--ros-args', '--params-file', str(tmp_path / 'driver.yaml')])
+    assert node.config.turn_deg == 15.0
+    node.destroy_node()
