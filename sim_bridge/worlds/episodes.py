@@ -29,6 +29,7 @@ SAY_FIRST_TURN, SAY_TURN, SAY_STRAIGHT, SAY_PASS, SAY_LEAVE = 0.3, 0.85, 0.3, 0.
 
 @dataclass(frozen=True)
 class Start:
+    """A pose to start from, the piece to go to, and the shortest path (N, 3) between them."""
     x: float
     z: float
     yaw_rad: float

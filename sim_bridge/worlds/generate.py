@@ -87,6 +87,7 @@ def make_split(out, seed, split, count, tiers, processes=1, report=print):
                    {'seed': seed, 'apartments': count, 'tiers': tiers})
     final = os.path.join(folder, f'{split}.json.gz')
     if os.path.exists(final):
+        shutil.rmtree(os.path.join(folder, 'parts'), ignore_errors=True)
         report(f'{split}: already complete')
         return len(files.read_json_gz(final)['episodes'])
     files.write_bytes(os.path.join(out, 'scene_datasets', DATASET,

@@ -29,6 +29,7 @@ class LayoutError(ValueError):
 
 @dataclass(frozen=True)
 class Room:
+    """A rectangle between the centre lines of its walls."""
     name: str
     x0: float
     z0: float

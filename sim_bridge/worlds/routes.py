@@ -34,6 +34,7 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Passing:
+    """A piece left behind on a side ('left' or 'right'), nearest at point number `index`."""
     piece: object
     index: int
     side: str
@@ -50,6 +51,7 @@ def dense(points):
 
 
 def crossings(route, rooms):
+    """Every change of room along the route, in order."""
     found, now = [], room_at(rooms, *route[0])
     for index, point in enumerate(route):
         here = room_at(rooms, *point)
@@ -69,7 +71,7 @@ def direction(route, start, end):
 
 
 def turn_at(route, index):
-    """Signed degrees between the headings before and after a door, or None."""
+    """Signed degrees between the headings before and after a door; None too near an end."""
     before = direction(route, index - round(BEFORE_DOOR_M / STEP_M), index)
     after = direction(route, *(index + round(d / STEP_M) for d in AFTER_DOOR_M))
     if before is None or after is None:

@@ -13,6 +13,7 @@ from sim_bridge.embedded.render import Scene
 from sim_bridge.worlds import files
 from sim_bridge.worlds.apartment import draw_apartment
 from sim_bridge.worlds.rooms import LayoutError, box_distance
+from vlnr1_ros.navigation.errors import UserError
 
 AGENT_RADIUS_M, AGENT_HEIGHT_M, CAMERA_HEIGHT_M = 0.1, 1.5, 1.25
 VIEW_PX, HFOV_DEG = 56, 90.0
@@ -86,13 +87,14 @@ class World:
 
 
 def draw_world(rng):
-    """Draw apartments until one keeps every rule."""
+    """Draw apartments until one keeps every rule; UserError when none of MAX_DRAWS does."""
     for _ in range(MAX_DRAWS):
         try:
             return World(draw_apartment(rng))
         except LayoutError as error:
             reason = error
-    raise LayoutError(f'{MAX_DRAWS} layouts were drawn and none is usable: {reason}')
+    raise UserError(f'{MAX_DRAWS} layouts were drawn and none is usable ({reason}): '
+                    'choose another --seed')
 
 
 def camera_pose(x, z, yaw_rad):
