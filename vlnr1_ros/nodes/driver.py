@@ -29,7 +29,7 @@ from .polled import PolledSubscription
 
 DIAGNOSTICS_PERIOD_NS = 1_000_000_000
 STAMP_SLACK_NS = 1_000_000  # a plan's stamp may be a few nanoseconds after its image's
-OK, WARN, ERROR = 0, 1, 2
+OK, WARN = 0, 1
 
 
 class DriverNode(Node):
@@ -38,8 +38,8 @@ class DriverNode(Node):
     def __init__(self, **kwargs):
         super().__init__('driver', **kwargs)
         self.config = runtime.declare_dataclass(self, DriverConfig)
-        rate_hz = runtime.declare(self, 'control_rate_hz', 50.0, 'control steps a second', 'Hz',
-                                  10.0, 500.0)
+        self._period_s = 1.0 / runtime.declare(
+            self, 'control_rate_hz', 50.0, 'control steps a second', 'Hz', 10.0, 500.0)
         self._lockstep = runtime.declare(
             self, 'lockstep', False,
             'step once for every odometry message and answer it with one stamped velocity')
@@ -55,13 +55,13 @@ class DriverNode(Node):
         self._waiting_plan: Path | None = None
         self._diagnosed_ns = 0
         self._publishing = threading.Lock()
-        self._closed = False
-        self._frozen = False
+        self._closing = self._closed = False
+        self._frozen = False   # the watchdog spoke; only zero until the next control step
         self._last_command = ZERO
         self._stepped_at_s = time.monotonic()
         self._connect()
         if not self._lockstep:
-            self.create_timer(1.0 / rate_hz, self._guarded(self._on_timer))
+            self.create_timer(self._period_s, self._guarded(self._on_timer))
             threading.Thread(target=self._watch_steady_clock, daemon=True).start()
 
     def _connect(self):
@@ -78,7 +78,7 @@ class DriverNode(Node):
         self.create_subscription(Odometry, 'odom', self._guarded(self._on_odometry), sensor)
         self.create_subscription(Path, 'plan', self._guarded(self._on_plan), reliable)
         emergency = self._guarded(self._on_emergency)
-        self.create_subscription(Bool, 'emergency_stop', emergency, sensor)
+        self.create_subscription(Bool, 'emergency_stop', emergency, reliable)
         # A second one, because the first misses what was latched before the driver came. That it
         # does not match a volatile publisher is meant, and no reason for a warning.
         self.create_subscription(
@@ -90,14 +90,20 @@ class DriverNode(Node):
 
     def close(self):
         """Stop for good: zero velocity, and nothing else is published after it."""
-        if self._closed:
+        if self._closing:
             return
+        self._closing = True
         self._driver.stop(self._now_ns(), 'shutdown')
         self._publish_statuses()
         for _ in range(3):
             self._publish(ZERO)
             time.sleep(0.02)
         self._closed = True
+
+    def destroy_node(self):
+        """End the watchdog with the node."""
+        self._closed = True
+        super().destroy_node()
 
     # What is heard
 
@@ -173,18 +179,22 @@ class DriverNode(Node):
                 self._driver.stop(self._now_ns(), f'exception: {error!r}')
                 self.get_logger().error(traceback.format_exc())
                 self._publish_statuses()
+                if not self._lockstep:   # where odometry has its one answer already
+                    self._publish(ZERO)
                 return args[-1]  # a service's response, which says success: false
         return call
 
     def _watch_steady_clock(self):
         """Send zero when control steps cease: a stopped clock, a hung callback."""
         while not self._closed:
-            time.sleep(0.2 * self._wall_timeout_s)
-            silent_s = time.monotonic() - self._stepped_at_s
-            if silent_s > self._wall_timeout_s and (self._frozen or self._last_command != ZERO
-                                                    or self._driver.moving):
+            left_s = self._stepped_at_s + self._wall_timeout_s - time.monotonic()
+            if left_s > 0.0:
+                time.sleep(left_s)
+                continue
+            if self._frozen or self._driver.moving or self._last_command != ZERO:
                 self._frozen = True
                 self._publish(ZERO)
+            time.sleep(self._period_s)
 
     # What is said
 
@@ -198,6 +208,8 @@ class DriverNode(Node):
         with self._publishing:
             if self._closed:
                 return
+            if self._closing or self._frozen:
+                command = ZERO
             if self._stamped:
                 self._velocity.publish(messages.twist_stamped(
                     *command, self._now_ns() if stamp_ns is None else stamp_ns, self._base_frame))
