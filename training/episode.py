@@ -4,6 +4,8 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
+import numpy as np
+
 from sim_bridge.environment import Environment, Episode
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.card import NavigationCard
@@ -41,7 +43,8 @@ def run_episode(environment: Environment, episode_id: str, policy: Policy, seed:
                 instruction: str | None = None) -> EpisodeRun:
     """Run a policy until it stops or the environment's `max_steps` are used up.
 
-    One frame enters the history per executed action. `instruction` replaces the episode's own
+    One frame enters the history per executed action, a black one where the environment renders
+    none. `instruction` replaces the episode's own
     (the goal stays the episode's). `seed` and the episode's id fix all that is random.
     """
     check_actions(policy.card, environment.config)
@@ -49,7 +52,8 @@ def run_episode(environment: Environment, episode_id: str, policy: Policy, seed:
     episode = environment.episode
     policy.reset(instruction or episode.instruction, episode_seed(seed, episode_id))
     history = History(policy.card.frame_width, policy.card.frame_height)
-    history.add(seen.rgb)
+    dark = np.zeros((policy.card.frame_height, policy.card.frame_width, 3), np.uint8)
+    history.add(dark if seen.rgb is None else seen.rgb)
     actions: list[int] = []
     decisions = 0
     while not seen.episode_over:
@@ -60,7 +64,7 @@ def run_episode(environment: Environment, episode_id: str, policy: Policy, seed:
             actions.append(int(action))
             if seen.episode_over:
                 break
-            history.add(seen.rgb)
+            history.add(dark if seen.rgb is None else seen.rgb)
     return EpisodeRun(episode, actions, decisions, environment.metrics())
 
 

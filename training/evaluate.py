@@ -95,6 +95,8 @@ class Runner:
     def __init__(self, job: _Job):
         self._job = job
         self._environment = Environment(job.environment)
+        # images are nine tenths of a step, and these policies look at none
+        self._environment.set_render(os.path.isdir(job.policy) and not job.card.blind)
         self._policies: dict = {}
 
     def __call__(self, episode_id: str) -> dict:
@@ -190,7 +192,8 @@ def _run(job, chosen, file, workers):
     outcomes = run_tasks(_groups(missing), Runner, (job,), workers or os.cpu_count() or 1)
     try:
         with tqdm(total=len(ids), initial=len(ids) - len(missing), unit='episode',
-                  desc=job.policy) as bar:
+                  desc=Path(job.policy).name, mininterval=0.2 if sys.stderr.isatty() else 30,
+                  miniters=1) as bar:
             for outcome in outcomes:
                 file.add(outcome.result or {'episode_id': outcome.task, 'error': outcome.error})
                 bar.set_postfix_str(_so_far(file.lines(ids)), refresh=False)
