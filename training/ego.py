@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -50,6 +51,10 @@ class Collector:
             return 0
         write_episode(self._root, self._split, episode, self._settings.image_format)
         return len(episode.frames)
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self._environment.close()
 
 
 def environment_config(settings: EgoSettings, data: str, split: str) -> EnvironmentConfig:
@@ -101,6 +106,7 @@ def generate(settings: EgoSettings, data: str, split: str, root: Path, workers: 
 
     Raises UserError on missing data, on other settings than the folder's, and on a full disk.
     """
+    settings.check(root)
     config = environment_config(settings, data, split)
     if settings.policy:
         check_actions(NavigationCard.load(settings.policy), config)
@@ -110,20 +116,32 @@ def generate(settings: EgoSettings, data: str, split: str, root: Path, workers: 
     missing = [e for e in wanted if not episode_folder(
         root, split, e.episode_id, e.trajectory_id).is_dir()]
     frames = []
-    outcomes = run_tasks(groups(missing), Collector, (settings, data, split, root), workers)
-    try:
-        with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit='episode',
-                  desc=f'{split} -> {root}') as bar:
-            for outcome in outcomes:
-                if outcome.error:
-                    raise UserError(outcome.error.removeprefix('UserError: '))
-                frames.append(outcome.result)
-                bar.set_postfix(frames=sum(frames), refresh=False)
-                bar.update()
-    finally:
-        outcomes.close()
+    with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit='episode',
+              desc=f'{split} -> {root}') as bar:
+        for made in _run(groups(missing), (settings, data, split, root), workers):
+            frames.append(made)
+            bar.set_postfix(frames=sum(frames), refresh=False)
+            bar.update()
     return {'episodes': sum(n > 0 for n in frames), 'frames': sum(frames),
             'dropped': sum(n == 0 for n in frames), 'kept': len(wanted) - len(missing)}
+
+
+def _run(portions, arguments, workers):
+    """Frames of each episode as it ends. One worker is this very process."""
+    if workers == 1:
+        if portions:
+            collector = Collector(*arguments)
+            yield from (collector(episode_id) for ids in portions for episode_id in ids)
+            collector.close()
+        return
+    outcomes = run_tasks(portions, Collector, arguments, workers)
+    try:
+        for outcome in outcomes:
+            if outcome.error:
+                raise UserError(outcome.error.removeprefix('UserError: '))
+            yield outcome.result
+    finally:
+        outcomes.close()
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -194,6 +212,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError('--workers and --episodes are whole numbers from 1')
     if args.beta and not args.policy:
         raise UserError('--beta shares decisions between expert and policy; give --policy too')
+    # Two busy threads fighting over a core are slower than one.
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
     if args.data:
         done = generate(_settings(args), args.data, args.split, args.out, args.workers,
                         args.tier, args.episodes)

@@ -68,21 +68,24 @@ class EgoSettings:
         if self.max_steps < 1:
             raise UserError(f'max_steps is {self.max_steps}; give a whole number from 1')
 
-    def bind(self, root: Path) -> None:
-        """Write ``ego.json``; refuse a root made with other settings, so that none are mixed."""
-        path = root / SETTINGS_FILE
-        if path.exists():
-            here, there = asdict(self), asdict(EgoSettings.load(root))
-            for name, value in here.items():
-                if value != there[name]:
-                    raise UserError(f'{root} was made with {name} {there[name]}, not {value}; '
-                                    'give the same settings or another --out')
+    def check(self, root: Path) -> None:
+        """Refuse a root made with other settings, so that none are mixed."""
+        if not (root / SETTINGS_FILE).exists():
             return
+        there = asdict(EgoSettings.load(root))
+        for name, value in asdict(self).items():
+            if value != there[name]:
+                raise UserError(f'{root} was made with {name} {there[name]}, not {value}; '
+                                'give the same settings or another --out')
+
+    def bind(self, root: Path) -> None:
+        """Make the root and its ``ego.json``; refuse one made with other settings."""
+        self.check(root)
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_error(root, error) from None
-        write_whole(path, (json.dumps(asdict(self), indent=2) + '\n').encode())
+        write_whole(root / SETTINGS_FILE, (json.dumps(asdict(self), indent=2) + '\n').encode())
 
     @classmethod
     def load(cls, root: str | os.PathLike) -> EgoSettings:
