@@ -27,10 +27,11 @@ MAY_IMPORT = {
     # both ends of a topic turn numbers into messages by the same functions
     'sim_bridge.ros': {'vlnr1_ros.navigation', 'vlnr1_ros.resources', 'sim_bridge',
                        'vlnr1_ros.nodes.messages', 'vlnr1_ros.nodes.runtime',
-                       'vlnr1_ros.motion.plan'},
+                       'vlnr1_ros.nodes.lean_executor', 'vlnr1_ros.motion.plan'},
     'vlnr1_ros.nodes.messages': {'vlnr1_ros.navigation', 'vlnr1_ros.motion',
                                  'vlnr1_ros.motion.plan'},
-    'vlnr1_ros.nodes.runtime': {'vlnr1_ros.navigation'},
+    'vlnr1_ros.nodes.runtime': {'vlnr1_ros.navigation', 'vlnr1_ros.nodes.lean_executor'},
+    'vlnr1_ros.nodes.lean_executor': set(),
     'vlnr1_ros.motion.plan': {'vlnr1_ros.navigation'},
     'training': {'vlnr1_ros.navigation', 'vlnr1_ros.policy', 'vlnr1_ros.resources',
                  'vlnr1_ros.command', 'sim_bridge'},

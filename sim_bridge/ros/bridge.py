@@ -13,7 +13,6 @@ import sys
 import time
 from dataclasses import dataclass
 
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -30,6 +29,7 @@ from vlnr1_ros.navigation.camera import Camera
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.navigation.prompt import check_instruction
 from vlnr1_ros.nodes import runtime
+from vlnr1_ros.nodes.lean_executor import LeanExecutor
 
 PARTICIPANTS = ('driver', 'navigator')
 FIRST_STAMP_NS = 1_000_000_000  # zero means "no time yet" to nodes on simulated time
@@ -362,17 +362,22 @@ class _Run:
         sim_s = (now_ns - self.started_ns) * 1e-9
         return {'episode_id': self.episode_id, 'instruction': self.instruction,
                 'ended_by': ended_by, 'error': error, 'metrics': metrics,
+                'navigator': peers.navigator.get('reason', ''),
                 'actions': [action for _, action in peers.executed],
                 'decisions': peers.decisions, 'trajectory': self.poses[::5] + self.poses[-1:],
                 'ticks': self.ticks, 'sim_s': round(sim_s, 3), 'wall_s': round(wall_s, 3)}
 
 
-class _OwnLoop(SingleThreadedExecutor):
+class _OwnLoop(LeanExecutor):
     """An executor that is spun by its node instead of spinning it."""
 
+    def __init__(self, node: BridgeNode):
+        super().__init__()
+        self._live = node.live
+
     def spin(self):
-        for node in self.get_nodes():
-            node.live(self.spin_once)
+        """Run the node's loop."""
+        self._live(self.spin_once)
 
 
 def main(args=None) -> int:

@@ -1,10 +1,10 @@
 """The navigator node: a sentence, images and odometry in, plans for the driver out.
 
-    ros2 run vlnr1_ros navigator --ros-args --params-file config/navigator.yaml -p policy:=models/nano
+    ros2 run vlnr1_ros navigator --ros-args --params-file config/navigator.yaml
 
-What it decides is in ``pilot`` and ``policy``; this file connects them to topics and services. With
-`lockstep`, every image is answered on `lockstep_ack` once all that follows from it was sent and
-the driver has answered, so that a simulator can wait.
+What it decides is in ``pilot`` and ``policy``; this file connects them to topics and services.
+With `lockstep`, every image is answered on `lockstep_ack` once all that follows from it was sent
+and the driver has answered, so that a simulator can wait.
 """
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ from .polled import PolledSubscription
 HEARTBEAT_S = 0.05
 DIAGNOSTICS_S = 1.0
 OK, WARN, ERROR = 0, 1, 2
-RELIABILITY = {'best_effort': ReliabilityPolicy.BEST_EFFORT, 'reliable': ReliabilityPolicy.RELIABLE}
+RELIABILITY = {'best_effort': ReliabilityPolicy.BEST_EFFORT,
+               'reliable': ReliabilityPolicy.RELIABLE}
 IMAGES = {'raw': ('image_raw', Image, messages.image_rgb),
           'compressed': ('image_raw/compressed', CompressedImage, compressed_rgb)}
 
@@ -128,9 +129,9 @@ class NavigatorNode(Node):
             if self._lockstep else None
         self._odometry = PolledSubscription(self, Odometry, 'odom', many)
         self._camera_info = PolledSubscription(self, CameraInfo, 'camera_info', sensor)
-        topic, kind, _ = IMAGES[self._transport]
+        image_topic, image_kind, _ = IMAGES[self._transport]
         for kind, topic, handler, qos in (
-                (kind, topic, self._on_image, sensor),
+                (image_kind, image_topic, self._on_image, sensor),
                 (String, 'instruction', self._on_instruction, reliable),
                 (DiagnosticArray, 'plan_status', self._on_plan_status, reliable)):
             self.create_subscription(kind, topic, self._guarded(handler), qos)
