@@ -8,11 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import rclpy
 import yaml
 from driver_process import DriverProcess, Robot, odometry_message, wait_until
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, Twist
 from nav_msgs.msg import Path as PathMessage
 from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
@@ -278,6 +280,33 @@ def context(monkeypatch):
 def test_bad_parameters_are_named(context, name, value):
     with pytest.raises(UserError, match=name):
         DriverNode(context=context, parameter_overrides=[Parameter(name, value=value)])
+
+
+def test_an_exception_stops_the_base_and_not_the_node(context):
+    node = DriverNode(context=context)
+    base = rclpy.create_node('base', context=context)
+    commands = []
+    base.create_subscription(Twist, 'cmd_vel', commands.append, 10)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    executor.add_node(base)
+    calls = []
+
+    def step(now_ns):
+        calls.append(now_ns)
+        raise RuntimeError('a wheel came off')
+    node._driver.step = step
+    until_s = time.monotonic() + 10
+    while len(commands) < 3 and time.monotonic() < until_s:
+        executor.spin_once(0.1)
+    assert len(calls) >= 3, 'the node goes on'
+    assert {(command.linear.x, command.angular.z) for command in commands} == {(0.0, 0.0)}
+    assert node._driver.reason == "exception: RuntimeError('a wheel came off')"
+    response = node._guarded(lambda *_: 1 / 0)(None, Trigger.Response())
+    assert response.success is False
+    executor.shutdown()
+    node.destroy_node()
+    base.destroy_node()
 
 
 def test_the_parameter_file_holds_every_parameter_with_its_default():

@@ -181,7 +181,7 @@ class DriverNode(Node):
                 self._publish_statuses()
                 if not self._lockstep:   # where odometry has its one answer already
                     self._publish(ZERO)
-                return args[-1]  # a service's response, which says success: false
+                return args[-1] if args else None  # a service's response: success is false
         return call
 
     def _watch_steady_clock(self):

@@ -1,7 +1,8 @@
 """What every node does alike: declare parameters, start, and end cleanly.
 
-Signals are taken by a thread of our own instead of rclpy's handlers, because those close the
-context first, and then the last zero velocity could not be sent any more.
+Signals are answered by a thread of our own instead of rclpy's handlers, because those close the
+context first, and then the last zero velocity could not be sent any more. Python's own handlers
+would wait for the main thread to come back from the middleware, or from a model.
 """
 from __future__ import annotations
 
@@ -16,11 +17,12 @@ from typing import Callable, TypeVar
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from ..navigation.errors import UserError
+from .lean_executor import executor_for
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -67,20 +69,20 @@ def now_ns(node: Node) -> int:
 
 
 def run(make_node: Callable[[], Node], args=None,
-        make_executor: Callable[[], object] = SingleThreadedExecutor) -> int:
+        make_executor: Callable[[Node], Executor] = executor_for) -> int:
     """Run a node until SIGINT, SIGTERM or a shutdown of its context; returns the exit code.
 
     A node with a method ``close()`` has it called while it can still publish. UserError while the
     node is made ends in one line and code 2.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     nodes: list[Node] = []
+    signalled = _signal_pipe()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-        threading.Thread(target=_end_on_signal, args=(nodes,), daemon=True).start()
+        threading.Thread(target=_end_on_signal, args=(signalled, nodes), daemon=True).start()
         node = make_node()
         nodes.append(node)
-        executor = make_executor()
+        executor = make_executor(node)
         executor.add_node(node)
         executor.spin()
     except ExternalShutdownException:
@@ -96,8 +98,19 @@ def run(make_node: Callable[[], Node], args=None,
     return 0
 
 
-def _end_on_signal(nodes: list[Node]):
-    signal.sigwait(STOP_SIGNALS)
+def _signal_pipe() -> int:
+    """A descriptor to read the numbers of caught signals from, whichever thread caught them."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: None)
+    return reader
+
+
+def _end_on_signal(signalled: int, nodes: list[Node]):
+    while os.read(signalled, 1)[0] not in STOP_SIGNALS:
+        pass
     if not nodes:
         # Still being made, perhaps for minutes (a model): nothing moves, nothing is to be closed.
         sys.stdout.flush()
