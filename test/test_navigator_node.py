@@ -1,0 +1,294 @@
+"""The navigator node over real topics."""
+import json
+import os
+import random
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from nav_msgs.msg import Odometry, Path
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CameraInfo, CompressedImage
+from std_msgs.msg import Header, String
+from std_srvs.srv import SetBool, Trigger
+
+from vlnr1_ros.motion.plan import PlanStatus, Pose, decode
+from vlnr1_ros.navigation.actions import ActionSet
+from vlnr1_ros.navigation.errors import UserError
+from vlnr1_ros.nodes import messages
+from vlnr1_ros.nodes.lean_executor import LeanExecutor
+from vlnr1_ros.nodes.navigator import NavigatorNode
+
+WAIT_S = 20.0
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def wait_until(condition):
+    until_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < until_s, f'not within {WAIT_S:g} s'
+        time.sleep(0.01)
+
+
+class Spun:
+    """A node that is spun by a thread in a context of its own."""
+
+    def __init__(self, domain_id, make_node, executor_class=SingleThreadedExecutor):
+        os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+        self.context = Context()
+        self.context.init(domain_id=domain_id)
+        self.node = make_node(self.context)
+        self.executor = executor_class(context=self.context)
+        self.executor.add_node(self.node)
+        self.thread = threading.Thread(target=self._spin, daemon=True)
+        self.thread.start()
+
+    def _spin(self):
+        try:
+            self.executor.spin()
+        except ExternalShutdownException:
+            pass
+
+    def close(self):
+        self.context.try_shutdown()
+        self.thread.join(10)
+
+
+class Robot(Spun):
+    """Camera, base and driver of a robot, by hand."""
+
+    def __init__(self, domain_id):
+        super().__init__(domain_id, lambda context: rclpy.create_node('robot', context=context))
+        node = self.node
+        self.plans, self.states, self.heartbeats, self.acknowledged = [], [], [], []
+        self.diagnostics = []
+        self.image = node.create_publisher(messages.Image, 'image_raw', 10)
+        self.compressed = node.create_publisher(CompressedImage, 'image_raw/compressed', 10)
+        self.info = node.create_publisher(CameraInfo, 'camera_info', 10)
+        self.odom = node.create_publisher(Odometry, 'odom', 10)
+        self.instruction = node.create_publisher(String, 'instruction', 10)
+        self.status = node.create_publisher(DiagnosticArray, 'plan_status', 10)
+        node.create_subscription(Path, 'plan', self.plans.append, 10)
+        node.create_subscription(Header, 'navigator/heartbeat', self.heartbeats.append, 10)
+        node.create_subscription(Header, 'lockstep_ack', self.acknowledged.append, 10)
+        node.create_subscription(DiagnosticArray, '/diagnostics', self.diagnostics.append, 10)
+        node.create_subscription(String, 'navigator/state',
+                                 lambda message: self.states.append(json.loads(message.data)),
+                                 LATCHED)
+
+    def wait_for_navigator(self):
+        wait_until(lambda: self.states and self.image.get_subscription_count()
+                   + self.compressed.get_subscription_count()
+                   and self.odom.get_subscription_count() and self.heartbeats
+                   and self.instruction.get_subscription_count()
+                   and self.status.get_subscription_count())
+
+    @property
+    def state(self):
+        return self.states[-1]['state']
+
+    def see(self, frame=None, encoding='rgb8', pose=(0.0, 0.0), stamp_ns=None):
+        """Odometry and an image of the same stamp, which is returned."""
+        stamp_ns = stamp_ns or time.time_ns()
+        odometry = Odometry()
+        odometry.header.stamp, odometry.header.frame_id = messages.time_message(stamp_ns), 'odom'
+        odometry.pose.pose.position.x, odometry.pose.pose.position.y = pose
+        odometry.pose.pose.orientation.w = 1.0
+        self.odom.publish(odometry)
+        frame = np.zeros((8, 8, 3), np.uint8) if frame is None else frame
+        message = messages.image(frame, 'rgb8', stamp_ns, 'camera')
+        message.encoding = encoding
+        self.image.publish(message)
+        return stamp_ns
+
+    def say(self, text):
+        self.instruction.publish(String(data=text))
+
+    def report(self, plan, state, executed, of, reason=''):
+        stamp_ns = messages.time_ns(plan.header.stamp)
+        self.status.publish(messages.plan_status(
+            PlanStatus(stamp_ns, state, executed, of, reason), time.time_ns()))
+
+    def call(self, kind, name, request):
+        client = self.node.create_client(kind, name)
+        assert client.wait_for_service(WAIT_S)
+        future = client.call_async(request)
+        wait_until(future.done)
+        return future.result()
+
+
+def navigator(domain_id, executor_class=SingleThreadedExecutor, **parameters):
+    overrides = [Parameter(name, value=value)
+                 for name, value in {'policy': 'forward', **parameters}.items()]
+    return Spun(domain_id, lambda context: NavigatorNode(
+        context=context, parameter_overrides=overrides), executor_class)
+
+
+@pytest.fixture
+def domain_id():
+    return random.Random(os.urandom(4)).randint(1, 100)
+
+
+@pytest.fixture
+def robot(domain_id):
+    robot = Robot(domain_id)
+    yield robot
+    robot.close()
+
+
+@pytest.fixture
+def following(robot, domain_id):
+    """The robot; a navigator with the policy `forward` has sent its first plan."""
+    node = navigator(domain_id)
+    robot.wait_for_navigator()
+    robot.say('go on')
+    wait_until(lambda: robot.state == 'waiting')
+    robot.see(pose=(1.0, 2.0))
+    wait_until(lambda: robot.plans)
+    yield robot
+    node.close()
+
+
+def test_a_sentence_and_an_image_give_a_plan_from_the_pose_of_the_image(following):
+    plan = following.plans[0]
+    poses = messages.path_poses(plan)
+    assert plan.header.frame_id == 'odom'
+    assert poses[0] == Pose(1.0, 2.0, 0.0)
+    assert [int(action) for action in decode(poses, ActionSet())] == [1, 1, 1]
+    wait_until(lambda: following.state == 'executing')
+    assert following.states[-1]['instruction'] == 'go on'
+
+
+def test_a_finished_plan_is_followed_by_another_and_stop_ends_the_run(following):
+    for executed in range(3, 22, 3):
+        plan = following.plans[-1]
+        count = len(plan.poses) - 1
+        last = decode(messages.path_poses(plan), ActionSet())[-1] == 0
+        following.report(plan, 'accepted', 0, count)
+        following.report(plan, 'done', count, count, 'stop' if last else '')
+        if last:
+            break
+        following.see(stamp_ns=time.time_ns())
+        wait_until(lambda: following.plans[-1] is not plan)  # noqa: B023
+    wait_until(lambda: following.state == 'finished')
+    assert following.states[-1]['reason'] == 'stop'
+    assert following.states[-1]['frames'] == executed - 2
+
+
+def test_cancel_sends_an_empty_plan(following):
+    answer = following.call(Trigger, 'navigator/cancel', Trigger.Request())
+    assert answer.success
+    wait_until(lambda: len(following.plans) == 2)
+    assert not following.plans[1].poses
+    wait_until(lambda: following.state == 'idle')
+
+
+def test_pause_holds_until_it_is_released(following):
+    following.report(following.plans[0], 'accepted', 0, 3)
+    following.call(SetBool, 'navigator/pause', SetBool.Request(data=True))
+    wait_until(lambda: len(following.plans) == 2 and following.state == 'paused')
+    assert not following.plans[1].poses
+    following.see()
+    time.sleep(0.3)
+    assert len(following.plans) == 2
+    following.call(SetBool, 'navigator/pause', SetBool.Request(data=False))
+    following.see()
+    wait_until(lambda: len(following.plans) == 3 and following.plans[2].poses)
+
+
+def test_bad_sentences_and_images_are_refused_and_the_node_lives(following):
+    following.say('   ')
+    wait_until(lambda: following.state == 'refused')
+    assert 'empty' in following.states[-1]['reason']
+    wait_until(lambda: len(following.plans) == 2 and not following.plans[1].poses)
+    following.say('x' * 3000)
+    wait_until(lambda: '3000' in following.states[-1]['reason'])
+    following.say('look')
+    wait_until(lambda: following.state == 'waiting')
+    following.see(encoding='yuv422')
+    wait_until(lambda: following.state == 'refused' and 'yuv422' in following.states[-1]['reason'])
+    following.say('look again')
+    wait_until(lambda: following.state == 'waiting')
+    following.see()
+    wait_until(lambda: following.plans[-1].poses)
+
+
+def test_another_camera_is_a_warning_with_both_values(following):
+    info = CameraInfo(width=640, height=480)
+    info.k[0] = 500.0
+    following.info.publish(info)
+    wait_until(lambda: any('hfov is 65.2 deg' in value.value and '90.0' in value.value
+                           for message in following.diagnostics
+                           for value in message.status[0].values))
+
+
+def test_heartbeats_go_on_while_the_policy_thinks(robot, domain_id):
+    node = navigator(domain_id)
+    node.node._policy.plan = lambda history: time.sleep(60)  # a model that takes a minute
+    robot.wait_for_navigator()
+    robot.say('go')
+    wait_until(lambda: robot.state == 'waiting')
+    robot.see()
+    wait_until(lambda: robot.state == 'deciding')
+    robot.heartbeats.clear()
+    wait_until(lambda: len(robot.heartbeats) >= 10)
+    robot.say('wait, come back')
+    wait_until(lambda: robot.states[-1]['instruction'] == 'wait, come back')
+    assert not robot.plans[0].poses
+    node.close()
+
+
+def test_lockstep_acknowledges_an_image_when_the_driver_has_answered(robot, domain_id):
+    node = navigator(domain_id, LeanExecutor, lockstep=True)
+    robot.wait_for_navigator()
+    first = robot.see(stamp_ns=10**9)
+    wait_until(lambda: len(robot.acknowledged) == 1)
+    assert messages.time_ns(robot.acknowledged[0].stamp) == first
+    assert robot.acknowledged[0].frame_id == 'navigator'
+    robot.say('go')
+    wait_until(lambda: robot.state == 'waiting')
+    robot.see(stamp_ns=2 * 10**9)
+    wait_until(lambda: robot.plans)
+    time.sleep(0.3)
+    assert len(robot.acknowledged) == 1
+    robot.report(robot.plans[0], 'accepted', 0, 3)
+    wait_until(lambda: len(robot.acknowledged) == 2)
+    node.close()
+
+
+def test_compressed_images(robot, domain_id):
+    node = navigator(domain_id, image_transport='compressed')
+    robot.wait_for_navigator()
+    robot.say('go')
+    wait_until(lambda: robot.state == 'waiting')
+    stamp_ns = robot.see()
+    message = CompressedImage(format='jpeg')
+    message.header.stamp = messages.time_message(stamp_ns)
+    message.data.frombytes(cv2.imencode('.jpg', np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    robot.compressed.publish(message)
+    wait_until(lambda: robot.plans)
+    robot.say('go, but without a picture')
+    wait_until(lambda: robot.state == 'waiting')
+    message.data = message.data[:20]
+    message.header.stamp = messages.time_message(robot.see())
+    robot.compressed.publish(message)
+    wait_until(lambda: robot.state == 'refused' and 'jpeg' in robot.states[-1]['reason'])
+    node.close()
+
+
+@pytest.mark.parametrize('name, value', [
+    ('policy', '/nowhere'), ('image_transport', 'smoke'), ('image_reliability', 'often'),
+    ('execute', 65)])
+def test_a_bad_parameter_is_one_clear_error(domain_id, name, value):
+    context = Context()
+    context.init(domain_id=domain_id)
+    with pytest.raises(UserError, match=name if name != 'policy' else value):
+        NavigatorNode(context=context, parameter_overrides=[Parameter(name, value=value)])
+    context.try_shutdown()
