@@ -66,7 +66,8 @@ def test_samplers_survive_json(sampler):
 
 
 @pytest.mark.parametrize('data', [{'kind': 'best'}, {}, {'kind': 'average', 'count': 0},
-                                  {'kind': 'average', 'size': 3}, {'kind': 'average', 'count': 2.5},
+                                  {'kind': 'average', 'size': 3},
+                                  {'kind': 'average', 'count': 2.5},
                                   {'kind': 'growing', 'stride': 3, 'long_stride': 4}])
 def test_bad_samplers_are_refused(data):
     with pytest.raises(UserError):

@@ -22,12 +22,13 @@ def test_blocks_keep_order_and_count():
 
 
 def test_no_history_leaves_one_image_and_braces_are_text():
-    blocks = Template('{instruction}{history}{current}').blocks('use {n} {curly', 0, ActionSet(), 6)
+    template = Template('{instruction}{history}{current}')
+    blocks = template.blocks('use {n} {curly', 0, ActionSet(), 6)
     assert blocks == [{'type': 'text', 'text': 'use {n} {curly'}, {'type': 'image'}]
 
 
-@pytest.mark.parametrize('text', ['{instruction}{history}', '{instruction}{history}{current}{n}{n}',
-                                  '{current}{history}', ''])
+@pytest.mark.parametrize('text', ['{instruction}{history}', '{current}{history}', '',
+                                  '{instruction}{history}{current}{n}{n}'])
 def test_templates_without_their_slots_are_refused(text):
     with pytest.raises(UserError, match='template'):
         Template(text)
