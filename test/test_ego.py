@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -220,34 +221,25 @@ def small_episode():
     return EgoEpisode('1', '1', 'Go.', frames, [1, 2, 0], [[1] * N] * 3, {'tier': 'room'})
 
 
-def test_a_full_disk_leaves_nothing_half_written(tmp_path):
-    """A file size limit fails a write just as a full disk does (EFBIG for ENOSPC)."""
-    program = f"""
-import resource, signal, sys
-sys.path.insert(0, {str(REPOSITORY / "test")!r})
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-from pathlib import Path
-from test_ego import small_episode
-from training.ego_files import write_episode
-write_episode(Path({str(tmp_path)!r}), 'train', small_episode(), 'npy')
-"""
-    done = subprocess.run([sys.executable, '-c', program], cwd=REPOSITORY, text=True,
-                          capture_output=True)
-    assert done.returncode and 'no room left' in done.stderr.splitlines()[-1]
-    assert not [p for p in tmp_path.rglob('*') if p.is_file()]
-    assert not list(tmp_path.rglob('ep_*'))
+@pytest.fixture
+def small_files():
+    """No file may grow beyond 32 KiB: writes fail as on a full disk (EFBIG for ENOSPC)."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (32768, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_the_disk_full_error_reaches_the_command_line(apartments, tmp_path):
-    done = subprocess.run(
-        ['bash', '-c', 'ulimit -f 8; trap "" XFSZ; exec "$@"', 'bash', sys.executable, '-m',
-         'vlnr1_ros', 'ego', *flags(apartments, tmp_path / 'ego', '--episodes', '2')],
-        cwd=REPOSITORY, text=True, capture_output=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'NUMBA_CACHE_DIR': str(tmp_path / 'numba')})
-    last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 2 and 'no room left' in last and 'Traceback' not in done.stderr, last
-    assert not list((tmp_path / 'ego').rglob('ep_*/traj_*'))
+def test_a_full_disk_leaves_nothing_half_written(apartments, environment, tmp_path, capsys,
+                                                 small_files):
+    out = tmp_path / 'ego'
+    command = flags(apartments, out, '--frame-size', '64x64', '--episodes', '1')
+    assert call('ego', command) == 2
+    assert 'no room left' in capsys.readouterr().err.strip().splitlines()[-1]
+    assert [p for p in out.rglob('*') if p.is_file()] == [out / 'ego.json']
+    assert not list(out.rglob('ep_*')) and not list(out.rglob('.partial_*'))
 
 
 def test_jpeg_keeps_colours_apart(tmp_path):
