@@ -1,6 +1,8 @@
 """Packed training through TRL's trainer: it learns, resumes, and writes a usable checkpoint."""
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from training import packed_sft
 from training.ego_files import EgoEpisode, EgoSettings, write_episode
@@ -71,13 +73,27 @@ def test_card_and_tokenizer_travel_along(trained):
     assert NavigationCard.load(trained) == CARD
 
 
-def test_an_interrupted_run_goes_on_from_its_checkpoint(untrained, ego, tmp_path):
-    out = tmp_path / 'model'
-    train(untrained, ego, out, 4, '--save-steps', '2')
-    train(untrained, ego, out, 6, '--save-steps', '2')
-    states = sorted((tmp_path / 'model.run').glob('checkpoint-*'))
-    assert [s.name for s in states] == ['checkpoint-6']
-    assert '"global_step": 6' in (states[0] / 'trainer_state.json').read_text()
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
+        untrained, ego, tmp_path, monkeypatch):
+    train(untrained, ego, tmp_path / 'whole', 6, '--save-steps', '2')
+
+    class Interrupted(packed_sft.PackedCollator):
+        batches = 0
+
+        def __call__(self, rows):
+            Interrupted.batches += 1
+            if Interrupted.batches > 5:
+                raise KeyboardInterrupt
+            return super().__call__(rows)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(packed_sft, 'PackedCollator', Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(untrained, ego, tmp_path / 'cut', 6, '--save-steps', '2')
+    train(untrained, ego, tmp_path / 'cut', 6, '--save-steps', '2')
+    whole, cut = (load_file(tmp_path / name / 'model.safetensors') for name in ('whole', 'cut'))
+    assert all(torch.allclose(whole[name].float(), cut[name].float(), atol=1e-4)
+               for name in whole)
 
 
 def test_blind_training_writes_a_blind_card(untrained, ego, tmp_path):

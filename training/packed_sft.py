@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from datasets import Dataset
 from transformers import AutoModelForImageTextToText, Qwen2VLForConditionalGeneration
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from training.checkpoint import save_checkpoint
 from training.ego_dataset import EgoDataset, EpisodeRecord
 from training.packed_model import packed_loss
 from training.packing import PackedLayout, Packer, Window, window_frames
+from training.resumable import ResumableTrainer
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
@@ -87,8 +88,8 @@ class PackedCollator:
         return self._packer.pack(self._stream.windows(self._seed, rows[0]['number']))
 
 
-class PackedTrainer(SFTTrainer):
-    """SFTTrainer whose model computes the loss of packed rows in its forward."""
+class PackedTrainer(ResumableTrainer):
+    """SFT trainer whose model computes the loss of packed rows in its forward."""
 
     def __init__(self, *args, compiled: bool, **kwargs):
         super().__init__(*args, **kwargs)

@@ -15,13 +15,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig
 from transformers import AutoModelForImageTextToText, TrainerCallback
 from trl import SFTTrainer, TrlParser
 
 from training.checkpoint import save_checkpoint
 from training.ego_dataset import EgoDataset
 from training.export import default_card
+from training.resumable import ResumableTrainer
 from training.sft_config import NavSftConfig, SftArguments
 from training.sft_data import conversation_rows, ego_rows
 from vlnr1_ros.navigation.card import FILE_NAME, NavigationCard
@@ -39,23 +40,6 @@ class CardInCheckpoints(TrainerCallback):
         """Called by the trainer once a checkpoint is written."""
         if state.is_world_process_zero:
             self._card.save(Path(args.output_dir) / f'checkpoint-{state.global_step}')
-
-
-class ResumableTrainer(SFTTrainer):
-    """SFTTrainer whose resumed runs have the checkpoint's weights.
-
-    Saving a Qwen-VL model renames its parameters to the published names, and only from_pretrained
-    turns them back. The stock trainer loads the file by name, finds no name it knows, warns, and
-    would train on from the weights the run began with.
-    """
-
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        if self.is_fsdp_enabled or isinstance(self.model, PeftModel):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        saved = AutoModelForImageTextToText.from_pretrained(resume_from_checkpoint,
-                                                            dtype=self.model.dtype)
-        self.model.load_state_dict(saved.state_dict())
 
 
 def load_data(arguments: SftArguments, seed: int):
