@@ -8,12 +8,14 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sim_bridge.worlds.episodes import SUCCESS_M
 from sim_bridge.worlds.furniture import COLOURS
+from sim_bridge.worlds.rooms import WALL_THICKNESS_M
 
 PAPER, FLOOR, WALL = (246, 243, 236), (255, 253, 248), (70, 68, 74)
 ROOM_NAME, GOAL, REFERENCE = (176, 170, 160), (38, 148, 92), (150, 160, 175)
 PATH, ROBOT, WHITE = (226, 108, 32), (24, 92, 178), (255, 255, 255)
-WALL_M, GOAL_RADIUS_M, ROBOT_RADIUS_M, VIEW_M = 0.12, 1.0, 0.17, 0.9
+ROBOT_RADIUS_M, VIEW_M = 0.17, 0.9
 MARGIN_M = 0.25
 # drawn this many times larger and shrunk: smooth edges
 OVERSAMPLING = 2
@@ -134,7 +136,7 @@ class FloorPlan:
 
     def _draw_walls(self, pen, box):
         x0, z0, x1, z1 = box
-        half = WALL_M / 2
+        half = WALL_THICKNESS_M / 2
         for wall in ((x0 - half, z0 - half, x1 + half, z0 + half),
                      (x0 - half, z1 - half, x1 + half, z1 + half),
                      (x0 - half, z0 - half, x0 + half, z1 + half),
@@ -142,8 +144,10 @@ class FloorPlan:
             pen.rectangle(self._rectangle(wall), fill=WALL)
 
     def _draw_goal_region(self, picture):
-        """Where a stop counts, but for detours round furniture: within 1 m of the goal positions,
-        in the room, nearer to the named object than to any other."""
+        """Where a stop counts, but for detours round furniture.
+
+        Within 1 m of the goal positions, in the room, nearer to the named object than to others.
+        """
         rows, columns = np.mgrid[0:self._height, 0:self._width] + 0.5
         right = (columns - self._width / 2) / self._scale
         down = (rows - self._height / 2) / self._scale
@@ -157,7 +161,7 @@ class FloorPlan:
         boxes = {item['id']: _box_distance(item['box'], x, z)
                  for item in self._info['candidates']}
         own = boxes.pop(self._info['goal_object'])
-        counts = inside & (near <= GOAL_RADIUS_M)
+        counts = inside & (near <= SUCCESS_M)
         for other in boxes.values():
             counts &= own < other
         mask = Image.fromarray((counts * 70).astype(np.uint8)).resize(picture.size)
@@ -223,7 +227,7 @@ def _fixed(pixels):
 
 
 def _door_box(door):
-    half, deep = door['width'] / 2, WALL_M / 2 + 0.01
+    half, deep = door['width'] / 2, WALL_THICKNESS_M / 2 + 0.01
     at, centre = door['at'], door['centre']
     if door['axis'] == 'x':
         return [at - deep, centre - half, at + deep, centre + half]

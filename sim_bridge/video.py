@@ -59,8 +59,8 @@ class Take:
 def write_video(path, take, plan_of, fps, speed):
     """Write an H.264 file that browsers play, whole or not at all.
 
-    `plan_of(width, height)` makes the floor plan of its apartment; the video runs `speed` times as fast
-    as the robot. Raises UserError when it cannot be written.
+    `plan_of(width, height)` makes the floor plan of its apartment; the video runs `speed` times
+    as fast as the robot. Raises UserError when it cannot be written.
     """
     screen = Screen(take, plan_of(PLAN_WIDTH, VIEW))
     part = path.with_name(f'{path.stem}.part.mp4')
