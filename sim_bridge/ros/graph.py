@@ -29,7 +29,6 @@ from vlnr1_ros.resources import given_or_shipped
 
 MODULES = {'driver': 'vlnr1_ros.nodes.driver', 'navigator': 'vlnr1_ros.nodes.navigator',
            'sim_bridge': 'sim_bridge.ros.bridge'}
-BUILT_IN = ('expert', 'random', 'forward', 'stop')
 BUILT_IN = ('expert', 'random', 'forward', 'stop')  # policies without a checkpoint
 LOG_LINES = 12
 POLL_S = 0.05
