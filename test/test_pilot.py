@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from vlnr1_ros.motion.plan import Pose, PlanStatus, decode
+from vlnr1_ros.motion.plan import PlanStatus, Pose, decode
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
