@@ -213,3 +213,16 @@ def test_another_camera(apartments):
     environment = Environment(apartments.config(camera=Camera(64, 48, 79.0, 0.88)))
     assert environment.reset(environment.episodes[0].episode_id).rgb.shape == (48, 64, 3)
     environment.close()
+
+
+def test_bench_compares_the_parts_of_a_step(apartments, capsys):
+    from sim_bridge.bench import main
+
+    assert main(['--data', str(apartments.data), '--episodes', '1', '--rounds', '1',
+                 '--camera', '48x48']) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| ')]
+    assert rows[1].startswith('| rgb, all measures | ') and rows[1].endswith(' 1.00 |')
+    without_images = next(row for row in rows if 'no images' in row)
+    assert float(without_images.split('|')[-2]) < 1.0
+    with pytest.raises(UserError, match="'big'"):
+        main(['--data', str(apartments.data), '--camera', 'big'])
