@@ -226,7 +226,7 @@ def draw_sheet(takes, plans_of):
                                                _places(take.moments, take.decisions))
         sheet.paste(Image.fromarray(seen), (left, top))
         left += SHEET_PLAN + 16
-        pen.text((left, top + 2), take.tier, font=font(20), fill=FAINT)
+        pen.text((left, top + 2), f'{take.policy} · {take.tier}', font=font(20), fill=FAINT)
         for size in (24, 20, 17, 15):
             lines = wrapped(take.instruction, font(size), SHEET_TEXT, 99)
             if len(lines) * (size + 6) <= THUMB - 84:
