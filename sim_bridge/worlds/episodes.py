@@ -21,9 +21,10 @@ GOAL_RADIUS_M = 1.0
 MIN_CANDIDATES = 3
 SEEN_PX = 10
 SEEN_AT_GOAL_PX = 25
-TRIES_PER_TURN, IDLE_ROUNDS = 15, 3
+TRIES_PER_TURN, IDLE_ROUNDS = 40, 3
 MIN_SHARE, MAX_SHARE = 3, 0.25
-START_YAW_DEG = 60.0
+START_YAW_DEG = 60.0  # to either side of the first leg
+ROOM_YAW_DEG = 42.0   # to either side of the goal, within the camera's 90
 SAY_FIRST_TURN, SAY_TURN, SAY_STRAIGHT, SAY_PASS, SAY_LEAVE = 0.3, 0.85, 0.3, 0.4, 0.5
 
 
@@ -78,8 +79,11 @@ class EpisodeMaker:
     def _try_piece(self, tier, piece):
         """(Start, Walk) to the piece; walk is None when no try gave a usable one."""
         draw = self._room_start if tier == 'room' else self._far_start
+        # One heading for all tries: drawn anew each time, headings straight at the goal would
+        # survive most often, and walking ahead blindly would find every second goal.
+        aside = self._rng.uniform(-1, 1)
         for _ in range(TRIES_PER_TURN):
-            start = draw(tier, piece)
+            start = draw(tier, piece, aside)
             if start:
                 return start, self._walk(start)
         return None, None
@@ -93,10 +97,10 @@ class EpisodeMaker:
         length, points = self._world.navmesh.shortest_path((x, 0.0, z), self._goals[piece.id])
         return Start(x, z, 0.0, piece, length, points) if math.isfinite(length) else None
 
-    def _room_start(self, tier, piece):
+    def _room_start(self, tier, piece, aside):
         """A start in the goal's room that sees the goal and at least two other pieces.
 
-        One of the others is far off too: the words decide, not what is worth walking to.
+        ``aside``, -1 to 1, says how far to the side of the goal the camera looks. One of the others is far off too: the words decide, not what is worth walking to.
         """
         room = self._world.rooms[piece.room]
         x0, z0, x1, z1 = room.inside()
@@ -110,16 +114,15 @@ class EpisodeMaker:
         if not far:
             return None
         bearings = {p.id: heading(p.centre[0] - start.x, p.centre[1] - start.z) for p in others}
-        for _ in range(6):
-            yaw = wrap(bearings[piece.id] + math.radians(self._rng.uniform(-42, 42)))
-            ahead = sum(abs(wrap(b - yaw)) < math.radians(48) for b in bearings.values())
-            if ahead >= MIN_CANDIDATES:
-                seen = self._seen(start.x, start.z, yaw, others)
-                if piece.id in seen and far & seen and len(seen) >= MIN_CANDIDATES:
-                    return Start(start.x, start.z, yaw, piece, start.length_m, start.points)
+        yaw = wrap(bearings[piece.id] + math.radians(ROOM_YAW_DEG * aside))
+        if sum(abs(wrap(b - yaw)) < math.radians(48) for b in bearings.values()) < MIN_CANDIDATES:
+            return None
+        seen = self._seen(start.x, start.z, yaw, others)
+        if piece.id in seen and far & seen and len(seen) >= MIN_CANDIDATES:
+            return Start(start.x, start.z, yaw, piece, start.length_m, start.points)
         return None
 
-    def _far_start(self, tier, piece):
+    def _far_start(self, tier, piece, aside):
         """A start one door away from the goal's room ('door') or two and more ('apartment')."""
         room = self._world.rooms[self._rng.integers(len(self._world.rooms))]
         if room is self._world.rooms[piece.room]:
@@ -135,7 +138,7 @@ class EpisodeMaker:
         if len(set(entered)) < len(entered):
             return None
         leg = routes.direction(route, 0, 20)
-        yaw = wrap(leg + math.radians(self._rng.uniform(-START_YAW_DEG, START_YAW_DEG)))
+        yaw = wrap(leg + math.radians(START_YAW_DEG * aside))
         return Start(start.x, start.z, yaw, piece, start.length_m, start.points)
 
     def _far_enough(self, start, piece):
