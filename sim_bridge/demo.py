@@ -37,6 +37,8 @@ TIERS = ('room', 'door', 'room', 'door', 'apartment')
 TIER_TITLES = {'room': 'within a room', 'door': 'through one door',
                'apartment': 'across the apartment'}
 FPS, SPEED, CAMERA_HZ = 20, 2.0, 10.0
+# twice what the expert needs for the longest way: whoever has not stopped by then is lost
+MAX_STEPS = 150
 PROGRESS_S = 5.0
 COLUMNS = '{:<14} {:<21} {:>6} {:>6} {:>8} {:>6}'
 
@@ -155,7 +157,7 @@ def drive(policy, worlds, episodes, out):
     records = out / 'records'
     shutil.rmtree(records, ignore_errors=True)
     graph = Graph(policy, worlds, SPLIT, [e['episode_id'] for e in episodes], records,
-                  parameters={'sim_bridge': {'camera_hz': CAMERA_HZ}})
+                  parameters={'sim_bridge': {'camera_hz': CAMERA_HZ, 'max_steps': MAX_STEPS}})
     results, drawings, error = [], [], ''
     # one video is drawn while the robot follows the next sentence
     with futures.ThreadPoolExecutor(max_workers=1) as painter:
