@@ -145,8 +145,8 @@ class Packer:
     Fixed shapes let the training step be compiled once.
     """
 
-    def __init__(self, layout: PackedLayout, card: NavigationCard, rows: int = 16,
-                 row_tokens: int = 256, frames_per_row: int = 12):
+    def __init__(self, layout: PackedLayout, card: NavigationCard, rows: int = 6,
+                 row_tokens: int = 272, frames_per_row: int = 12):
         self._layout = layout
         self._card = card
         self._shape = (rows, row_tokens)
