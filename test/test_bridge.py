@@ -96,7 +96,7 @@ def test_no_process_is_left(run):
 
 def test_a_missing_split_is_one_clear_error(apartments):
     with Graph('stop', apartments.data, 'moon', ['1'], parameters=SETTINGS) as graph:
-        with pytest.raises(GraphError, match=r"sim_bridge ended with code 2.*'moon'.*vlnr1 worlds"):
+        with pytest.raises(GraphError, match=r"ended with code 2.*'moon'.*vlnr1 worlds"):
             list(graph.results())
 
 

@@ -224,8 +224,10 @@ class BridgeNode(Node):
             return
         self._wait('navigator', lambda: self._peers.navigator, timeout_s)
         if self._peers.navigator['state'] in ACTIVE:
-            self._cancel.call_async(Trigger.Request())
-            self._wait('navigator', lambda: self._peers.navigator['state'] not in ACTIVE,
+            # Answered, not only sent: it must not overtake the instruction that follows.
+            cancelled = self._cancel.call_async(Trigger.Request())
+            self._wait('navigator', lambda: (cancelled.done()
+                                             and self._peers.navigator['state'] not in ACTIVE),
                        self._lockstep_timeout_s)
         self._wait('navigator', lambda: (self._instruction.get_subscription_count()
                                          and self._topics.listeners()['image_raw']), timeout_s)

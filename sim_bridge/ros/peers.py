@@ -64,8 +64,8 @@ class Peers:
                 and self.navigator.get('instruction') == instruction)
 
     def navigator_trouble(self) -> str:
-        """Why the navigator gave up, or ''."""
-        if self.navigator.get('state') in ('failed', 'refused'):
+        """Why the navigator follows nothing any more, or ''."""
+        if self.navigator.get('state') in ('failed', 'refused', 'idle'):
             return f'navigator {self.navigator["state"]}: {self.navigator["reason"]}'
         return ''
 
