@@ -75,6 +75,10 @@ def raising(error):
      "vlnr1 x: error: trl is not installed: pip install 'vlnr1_ros[train]'\n"),
     (OSError(errno.ENOSPC, 'No space left', '/data/a.bin'), 2,
      'vlnr1 x: error: the disk is full at /data/a.bin: free space and repeat\n'),
+    (RuntimeError('I/O error: No space left on device (os error 28)'), 2,
+     'vlnr1 x: error: the disk is full at an output file: free space and repeat\n'),
+    (PermissionError(errno.EACCES, 'Permission denied', '/root/x'), 2,
+     'vlnr1 x: error: /root/x: Permission denied; give another path\n'),
     (KeyboardInterrupt(), 130, ''),
 ])
 def test_how_a_program_ends(error, code, said, capsys):
@@ -87,6 +91,8 @@ def test_defects_are_not_hidden():
         run('x', raising(PermissionError(errno.EACCES, 'no')), [])
     with pytest.raises(ValueError, match='a defect'):
         run('x', raising(ValueError('a defect')), [])
+    with pytest.raises(ConnectionResetError):
+        run('x', raising(ConnectionResetError(errno.ECONNRESET, 'no', 'file')), [])
 
 
 def test_exit_code_of_main_is_kept():

@@ -11,6 +11,10 @@ from vlnr1_ros.navigation.errors import UserError
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+BAD_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
+            errno.EEXIST, errno.ENAMETOOLONG)
+
 # which extra of setup.py brings a module that may be missing
 EXTRA_OF = {
     'torch': 'robot', 'transformers': 'robot', 'cv2': 'robot', 'PIL': 'robot', 'peft': 'robot',
@@ -24,8 +28,8 @@ EXTRA_OF = {
 def run(verb: str, main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     """Call a verb's main(argv); returns the exit code.
 
-    What the user can put right (UserError, a missing package, a full disk) is one line on stderr
-    and 2; Ctrl-C is 130. Other exceptions are defects and pass.
+    What the user can put right (UserError, a missing package, a full disk, a path that cannot be
+    used) is one line on stderr and 2; Ctrl-C is 130. Other exceptions are defects and pass.
     """
     try:
         return main(argv) or 0
@@ -37,14 +41,25 @@ def run(verb: str, main: Callable[[list[str]], int | None], argv: list[str]) -> 
         # the reader (head, less) has gone: nothing is left to say, also not while closing stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        text = f'the disk is full at {error.filename or "an output file"}: free space and repeat'
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Exception as error:
+        text = system_error_text(error)
+        if not text:
+            raise
     print(f'vlnr1 {verb}: error: {" ".join(text.split())}', file=sys.stderr)
     return USER_ERROR
+
+
+def system_error_text(error: Exception) -> str:
+    """One line for a full disk, or a path that cannot be used; empty for anything else."""
+    path = getattr(error, 'filename', None)
+    # safetensors and others that write in Rust or C++ hand on nothing but the text
+    if getattr(error, 'errno', None) in DISK_FULL or os.strerror(errno.ENOSPC) in str(error):
+        return f'the disk is full at {path or "an output file"}: free space and repeat'
+    if getattr(error, 'errno', None) in BAD_PATH and path:
+        return f'{path}: {error.strerror}; give another path'
+    return ''
 
 
 def missing_module_text(error: ModuleNotFoundError) -> str:
