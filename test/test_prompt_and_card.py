@@ -73,7 +73,10 @@ def test_missing_card_names_the_command(tmp_path):
 @pytest.mark.parametrize('change', [
     lambda d: d.pop('camera'), lambda d: d.update(format=99), lambda d: d.update(horizon=0),
     lambda d: d['actions'].update(turn_deg=15.0), lambda d: d.update(execute=7),
-    lambda d: d['history'].update(kind='?'), lambda d: d.update(prompt='no slots')])
+    lambda d: d['history'].update(kind='?'), lambda d: d.update(prompt='no slots'),
+    lambda d: d['actions'].update(turn_deg='thirty'), lambda d: d.update(prompt=7),
+    lambda d: d.update(horizon=6.5), lambda d: d['frame'].update(width=0),
+    lambda d: d.update(stop_bias=float('nan')), lambda d: d.update(history=['kind'])])
 def test_a_card_that_contradicts_itself_is_refused(tmp_path, change):
     path = NavigationCard().save(tmp_path)
     data = json.loads(path.read_text())

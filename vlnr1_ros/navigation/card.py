@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -45,6 +46,14 @@ class NavigationCard:
     recipe: Any = ''
 
     def __post_init__(self):
+        for name in ('horizon', 'execute', 'frame_width', 'frame_height'):
+            if not isinstance(getattr(self, name), int):
+                raise UserError(f'{name} is {getattr(self, name)!r}; give a whole number')
+        for name in ('frame_width', 'frame_height'):
+            if not 1 <= getattr(self, name) <= 8192:
+                raise UserError(f'{name} is {getattr(self, name)}; give 1 to 8192 pixels')
+        if not math.isfinite(self.stop_bias):
+            raise UserError(f'stop_bias is {self.stop_bias}; give a finite logit')
         if not 1 <= self.horizon <= 64:
             raise UserError(f'horizon is {self.horizon}; give 1 to 64 actions')
         if not 1 <= self.execute <= self.horizon:
@@ -84,7 +93,9 @@ class NavigationCard:
                 frame_height=data['frame']['height'], stop_bias=float(data['stop_bias']),
                 blind=bool(data['blind']), base_model=data['base_model'],
                 training_data=data['training_data'], recipe=data['recipe'])
-        except (KeyError, TypeError) as error:
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f'missing or wrong entry {error}') from None
 
     def save(self, folder: str | os.PathLike) -> Path:
