@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import dataclass
 
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -19,19 +18,18 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from sim_bridge.config import EnvironmentConfig
 from sim_bridge.environment import Environment
+from sim_bridge.ros.episode_run import EpisodeRun
+from sim_bridge.ros.parameters import BridgeParameters
 from sim_bridge.ros.peers import ACTIVE, Peers
 from sim_bridge.ros.record import Recorder
 from sim_bridge.ros.topics import Topics
 from vlnr1_ros.navigation.actions import ActionSet
-from vlnr1_ros.navigation.camera import Camera
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.navigation.prompt import check_instruction
 from vlnr1_ros.nodes import runtime
 from vlnr1_ros.nodes.lean_executor import LeanExecutor
 
-PARTICIPANTS = ('driver', 'navigator')
 FIRST_STAMP_NS = 1_000_000_000  # zero means "no time yet" to nodes on simulated time
 REPEAT_S = 1.0                  # what is not answered was perhaps sent before discovery
 EXPERT_ACTIONS = 6
@@ -50,12 +48,12 @@ class BridgeNode(Node):
 
     def __init__(self, **kwargs):
         super().__init__('sim_bridge', **kwargs)
-        self._declare()
-        config = self._config
+        self._given = BridgeParameters.declare(self)
+        config = self._given.environment
         self._environment = Environment(config)
         self._action_set = ActionSet(config.forward_m, config.turn_deg)
         self._topics = Topics(self, config.camera)
-        self._peers = Peers(self, self._action_set, self._stamped or self._lockstep)
+        self._peers = Peers(self, self._action_set, self._given.stamped)
         reliable = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
         latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                              durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -68,63 +66,6 @@ class BridgeNode(Node):
         self._now_ns = FIRST_STAMP_NS
         self._paused = self._reset_asked = False
         self._in_episode = False
-
-    def _declare(self):
-        def declare(*args):
-            return runtime.declare(self, *args)
-
-        plain = EnvironmentConfig()
-        camera = Camera(
-            declare('width', 224, 'image width', 'pixels', 16, 4096),
-            declare('height', 224, 'image height', 'pixels', 16, 4096),
-            declare('hfov_deg', 90.0, 'horizontal field of view', 'deg', 10.0, 170.0),
-            declare('camera_height_m', 1.25, 'camera above the floor', 'm', 0.05, 3.0))
-        self._config = EnvironmentConfig(
-            dataset=declare('dataset', plain.dataset, 'folder that holds SPLIT/SPLIT.json.gz'),
-            split=declare('split', plain.split, 'which episodes'),
-            scenes_dir=declare('scenes_dir', plain.scenes_dir, 'what scene ids are relative to'),
-            camera=camera,
-            forward_m=declare('forward_m', 0.25, "forward step of the expert's and the driver's "
-                              'actions', 'm', 0.01, 2.0),
-            turn_deg=declare('turn_deg', 30.0, 'their turn', 'deg', 1.0, 90.0),
-            allow_sliding=declare('allow_sliding', True, 'slide along walls'),
-            max_steps=declare('max_steps', 500, 'actions an episode may take', '', 1, 100000),
-            simulator=declare('simulator', 'auto', 'habitat-sim, embedded, or auto'),
-            success_distance_m=declare('success_distance_m', 3.0, "radius of VLN-CE's success",
-                                       'm', 0.05, 50.0))
-        self.declare_parameter('episodes', '', runtime.ParameterDescriptor(
-            description='ids, separated by blanks, to run one after the other; ~/reset begins '
-            'anew with what it is then; empty: none'))
-        self._lockstep = declare('lockstep', True, 'time waits for the participants; otherwise '
-                                 'wall time')
-        self._participants = declare('participants', list(PARTICIPANTS),
-                                     'whom lockstep waits for')
-        self._lockstep_timeout_s = declare('lockstep_timeout_s', 60.0, 'wall time after which '
-                                           'one who is late ends the episode', 's', 0.1, 3600.0)
-        self._startup_timeout_s = declare('startup_timeout_s', 120.0, 'wall time for the '
-                                          'participants to come up', 's', 0.1, 3600.0)
-        self._stamped = declare('stamped', False, 'cmd_vel is TwistStamped (lockstep: always)')
-        self._cmd_vel_timeout_s = declare('cmd_vel_timeout_s', 0.5, 'an older velocity counts as '
-                                          'zero', 's', 0.02, 10.0)
-        control_hz = declare('control_hz', 50.0, 'ticks a second of simulated time', 'Hz',
-                             5.0, 500.0)
-        camera_hz = declare('camera_hz', 10.0, 'images a second; divides control_hz', 'Hz',
-                            0.1, 500.0)
-        self._episode_timeout_s = declare('episode_timeout_s', 1200.0, 'simulated time an episode '
-                                          'may take', 's', 1.0, 1e6)
-        self._record_dir = declare('record_dir', '', 'folder for a record of every episode; '
-                                   'empty: none')
-        self._results_file = declare('results_file', '', 'file to which every result is '
-                                     'appended as a line; empty: none')
-        self._tick_ns = round(1e9 / control_hz)
-        self._ticks_per_image = round(control_hz / camera_hz)
-        if abs(self._ticks_per_image * camera_hz - control_hz) > 1e-6 * control_hz:
-            raise UserError(f'parameter camera_hz is {camera_hz:g}; give one that divides '
-                            f'control_hz {control_hz:g}')
-        unknown = set(self._participants) - set(PARTICIPANTS)
-        if unknown:
-            raise UserError(f'parameter participants names {", ".join(sorted(unknown))}; known '
-                            f'are {", ".join(PARTICIPANTS)}')
 
     # Services
 
@@ -174,8 +115,8 @@ class BridgeNode(Node):
     def _say(self, result: dict):
         line = json.dumps(result)
         self._result.publish(String(data=line))
-        if self._results_file:
-            with open(self._results_file, 'a', encoding='utf-8') as file:
+        if self._given.results_file:
+            with open(self._given.results_file, 'a', encoding='utf-8') as file:
                 file.write(line + '\n')
         if result['error']:
             self.get_logger().error(f'episode {result["episode_id"]}: {result["error"]}')
@@ -185,7 +126,7 @@ class BridgeNode(Node):
 
     def _run(self, episode_id: str) -> dict:
         """One episode from its instruction to its result."""
-        run = _Run(episode_id, time.monotonic(), self._now_ns)
+        run = EpisodeRun(episode_id, time.monotonic(), self._now_ns)
         recorder = None
         try:
             self._environment.set_render(False)
@@ -194,8 +135,8 @@ class BridgeNode(Node):
             self._in_episode = True
             self._topics.moved_by_hand()
             self._peers.begin()
-            if self._record_dir:
-                recorder = Recorder(self._record_dir, episode_id)
+            if self._given.record_dir:
+                recorder = Recorder(self._given.record_dir, episode_id)
             self._start(run.instruction)
             run.started_s, run.started_ns = time.monotonic(), self._now_ns
             self._drive(run, recorder)
@@ -215,12 +156,12 @@ class BridgeNode(Node):
 
     def _start(self, instruction: str):
         """Wait for everybody, then hand over the instruction until it is accepted."""
-        timeout_s = self._startup_timeout_s
-        if 'driver' in self._participants:
+        timeout_s = self._given.startup_timeout_s
+        if 'driver' in self._given.participants:
             self._wait('driver', lambda: (self.count_publishers('cmd_vel')
                                           and self.count_publishers('plan_status')
                                           and self._topics.listeners()['odom']), timeout_s)
-        if 'navigator' not in self._participants:
+        if 'navigator' not in self._given.participants:
             return
         self._wait('navigator', lambda: self._peers.navigator, timeout_s)
         if self._peers.navigator['state'] in ACTIVE:
@@ -228,7 +169,7 @@ class BridgeNode(Node):
             cancelled = self._cancel.call_async(Trigger.Request())
             self._wait('navigator', lambda: (cancelled.done()
                                              and self._peers.navigator['state'] not in ACTIVE),
-                       self._lockstep_timeout_s)
+                       self._given.lockstep_timeout_s)
         self._wait('navigator', lambda: (self._instruction.get_subscription_count()
                                          and self._topics.listeners()['image_raw']), timeout_s)
         text = check_instruction(instruction)
@@ -237,7 +178,7 @@ class BridgeNode(Node):
         say()
         self._wait('navigator', lambda: (self._peers.follows(text)
                                          or self._peers.navigator_trouble()),
-                   self._lockstep_timeout_s, say)
+                   self._given.lockstep_timeout_s, say)
         self._check_navigator()
 
     def _check_navigator(self):
@@ -247,8 +188,8 @@ class BridgeNode(Node):
 
     def _drive(self, run, recorder):
         """Ticks until the episode is over."""
-        dt_s = self._tick_ns * 1e-9
-        limit_ns = self._now_ns + int(self._episode_timeout_s * 1e9)
+        dt_s = self._given.tick_ns * 1e-9
+        limit_ns = self._now_ns + int(self._given.episode_timeout_s * 1e9)
         while True:
             while self._paused:
                 self._spin(0.1)
@@ -257,57 +198,47 @@ class BridgeNode(Node):
             if self._peers.stopped:
                 run.ended_by = 'stop'
                 return
-            if len(self._peers.executed) >= self._config.max_steps:
+            if len(self._peers.executed) >= self._environment.config.max_steps:
                 run.ended_by = 'max_steps'
                 return
             if self._now_ns >= limit_ns:
                 run.ended_by = 'timeout'
                 return
             self._check_navigator()
-            self._seen = self._environment.move(*self._velocity(), dt_s)
+            velocity = self._peers.velocity(self._now_ns, self._given.cmd_vel_timeout_s)
+            self._seen = self._environment.move(*velocity, dt_s)
 
     def _tick(self, run, recorder, dt_s):
         """Everything that is stamped with one time, and the answers to it."""
-        self._now_ns += self._tick_ns
+        self._now_ns += self._given.tick_ns
         now_ns, seen = self._now_ns, self._seen
         run.poses.append([round(now_ns * 1e-9, 6), round(seen.x, 4), round(seen.y, 4),
                           round(seen.z, 4), round(seen.yaw_rad, 5)])
         self._topics.clock_and_odometry(now_ns, seen, dt_s)
-        image_due = run.ticks % self._ticks_per_image == 0
+        image_due = run.ticks % self._given.ticks_per_image == 0
         # Rendering goes on while the driver thinks; the image leaves when it has spoken, so that
         # the navigator has heard of the end of an action before it sees the image of that end.
         rgb = self._render() if image_due else None
-        if not self._lockstep:
+        if not self._given.lockstep:
             self._sleep_until(run.started_s + (now_ns - run.started_ns) * 1e-9)
-        elif 'driver' in self._participants:
+        elif 'driver' in self._given.participants:
             self._wait('driver', lambda: self._peers.velocity_ns == now_ns,
-                       self._lockstep_timeout_s,
+                       self._given.lockstep_timeout_s,
                        lambda: self._topics.clock_and_odometry(now_ns, seen, dt_s))
         if rgb is None:
             return
         self._topics.camera(now_ns, rgb)
         if recorder is not None:
             recorder.frame(now_ns * 1e-9, rgb)
-        if self._lockstep and 'navigator' in self._participants:
+        if self._given.lockstep and 'navigator' in self._given.participants:
             self._wait('navigator', lambda: self._peers.acknowledged_ns == now_ns,
-                       self._lockstep_timeout_s, lambda: self._topics.camera(now_ns, rgb))
+                       self._given.lockstep_timeout_s, lambda: self._topics.camera(now_ns, rgb))
 
     def _render(self):
         self._environment.set_render(True)
         rgb = self._environment.move(0.0, 0.0, 0.0).rgb
         self._environment.set_render(False)
         return rgb
-
-    def _velocity(self):
-        """The velocity to integrate: the newest, or zero when it is too old."""
-        peers = self._peers
-        if peers.velocities != self._heard:
-            self._heard, self._heard_ns = peers.velocities, self._now_ns
-        if self._now_ns - self._heard_ns > self._cmd_vel_timeout_s * 1e9:
-            return 0.0, 0.0
-        return peers.velocity
-
-    _heard, _heard_ns = 0, -10**18
 
     def _finish(self, run) -> dict:
         if run.ended_by == 'stop':
@@ -343,31 +274,6 @@ class BridgeNode(Node):
         self._spin_once(timeout_sec=timeout_s)
         if self._reset_asked:
             raise Interrupted
-
-
-@dataclass
-class _Run:
-    """Bookkeeping of one episode."""
-
-    episode_id: str
-    started_s: float
-    started_ns: int
-    instruction: str = ''
-    ended_by: str = ''
-    ticks: int = 0
-
-    def __post_init__(self):
-        self.poses: list = []
-
-    def result(self, now_ns: int, ended_by: str, metrics: dict, peers: Peers, error: str) -> dict:
-        wall_s = time.monotonic() - self.started_s
-        sim_s = (now_ns - self.started_ns) * 1e-9
-        return {'episode_id': self.episode_id, 'instruction': self.instruction,
-                'ended_by': ended_by, 'error': error, 'metrics': metrics,
-                'navigator': peers.navigator.get('reason', ''),
-                'actions': [action for _, action in peers.executed],
-                'decisions': peers.decisions, 'trajectory': self.poses[::5] + self.poses[-1:],
-                'ticks': self.ticks, 'sim_s': round(sim_s, 3), 'wall_s': round(wall_s, 3)}
 
 
 class _OwnLoop(LeanExecutor):

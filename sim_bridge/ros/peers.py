@@ -21,15 +21,15 @@ ACTIVE = ('waiting', 'deciding', 'executing', 'paused')
 class Peers:
     """Remembers the newest of everything, and what became of the plans of an episode.
 
-    velocity: (linear m/s, angular rad/s) and velocity_ns its stamp. decisions: [seconds,
-    [action, ...]] for every plan; executed: [seconds, action] for every action driven.
+    velocity_ns: stamp of the newest velocity. decisions: [seconds, [action, ...]] for every
+    plan; executed: [seconds, action] for every action driven.
     """
 
     def __init__(self, node: Node, action_set: ActionSet, stamped: bool):
         self._node = node
         self._action_set = action_set
-        self.velocity, self.velocity_ns = (0.0, 0.0), -1
-        self.velocities = 0
+        self.velocity_ns = -1
+        self._velocity, self._velocity_is_new, self._since_ns = (0.0, 0.0), False, 0
         self.acknowledged_ns = -1
         self.navigator: dict = {}
         self._plan_ns, self._answered_ns = -1, -1
@@ -54,6 +54,18 @@ class Peers:
         self.executed: list = []
         self.stopped = False
 
+    def velocity(self, now_ns: int, timeout_s: float) -> tuple[float, float]:
+        """(linear m/s, angular rad/s) to integrate now: the newest, zero when it is too old.
+
+        Its age counts from the first call after it came: simulated time may stand still, and a
+        velocity without a stamp has no other.
+        """
+        if self._velocity_is_new:
+            self._velocity_is_new, self._since_ns = False, now_ns
+        if now_ns - self._since_ns > timeout_s * 1e9:
+            self._velocity = (0.0, 0.0)
+        return self._velocity
+
     def unanswered_plan(self) -> bool:
         """Whether the driver owes an answer to a plan."""
         return self._plan_ns > self._answered_ns
@@ -74,8 +86,8 @@ class Peers:
         self.velocity_ns = messages.time_ns(message.header.stamp)
 
     def _on_velocity(self, message: Twist):
-        self.velocity = (message.linear.x, message.angular.z)
-        self.velocities += 1
+        self._velocity = (message.linear.x, message.angular.z)
+        self._velocity_is_new = True
 
     def _on_acknowledgement(self, message: Header):
         if message.frame_id == 'navigator':
