@@ -269,6 +269,14 @@ def lost_base(folder):
     (folder / 'adapter_config.json').write_text('{}')
 
 
+def broken_adapter(folder):
+    (folder / 'adapter_config.json').write_text('{')
+
+
+def broken_tokenizer(folder):
+    (folder / 'tokenizer.json').write_text('{')
+
+
 def moved_base(folder):
     base = str(folder / 'gone')
     (folder / 'adapter_config.json').write_text(json.dumps({'base_model_name_or_path': base}))
@@ -286,9 +294,17 @@ def moved_base(folder):
     (other_phrase, 'disagrees'),
     (moved_base, 'gone: the model cannot be loaded'),
     (lost_base, 'names no base_model_name_or_path'),
+    (broken_adapter, 'adapter_config.json cannot be read'),
+    (broken_tokenizer, 'no readable tokenizer'),
 ])
 def test_spoilt_checkpoint_gives_one_clear_line(copy, spoil, message):
     spoil(copy)
     with pytest.raises(UserError, match=message) as caught:
         load_policy(copy, device='cpu')
     assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('device', ['gpu', 'cuda:99', 'meta:x'])
+def test_a_device_that_is_not_there_is_named(folders, device):
+    with pytest.raises(UserError, match=f"device '{device}' cannot be used"):
+        load_policy(folders['qwen2_vl', True], device=device)

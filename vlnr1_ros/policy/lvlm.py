@@ -44,7 +44,7 @@ class LvlmPolicy:
         dtype: torch.dtype | str | None = None,
     ):
         self.card = NavigationCard.load(folder)
-        self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        self.device = usable_device(device)
         if dtype is None:
             dtype = torch.float32 if self.device.type == 'cpu' else 'auto'
         self.model = load_model(folder, dtype).to(self.device).eval()
@@ -113,6 +113,18 @@ class LvlmPolicy:
         return self.grammar.decode(output[0, prompt_length:].tolist())
 
 
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """A torch device, by default the GPU if there is one; UserError when it cannot be used."""
+    try:
+        found = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        torch.empty(0, device=found)
+    # a torch without CUDA answers with an assertion
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f'device {str(device)!r} cannot be used ({first_line(error)}); give cpu '
+                        'or cuda:0, or leave it out') from None
+    return found
+
+
 def load_model(folder: str | Path, dtype: torch.dtype | str):
     """The model in `folder` with its weights in `dtype`; an adapter is merged into its base.
 
@@ -125,7 +137,10 @@ def load_model(folder: str | Path, dtype: torch.dtype | str):
     from peft import PeftModel
 
     base = _load_whole(_base_of_adapter(folder), dtype)
-    return PeftModel.from_pretrained(base, folder).merge_and_unload()
+    try:
+        return PeftModel.from_pretrained(base, folder).merge_and_unload()
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f'{folder}: the adapter cannot be loaded ({first_line(error)})') from error
 
 
 def load_processor(folder: str | Path) -> NavProcessor:
@@ -173,8 +188,12 @@ def _check_architecture(folder: Path):
 
 def _base_of_adapter(folder: Path) -> str:
     """Folder or hub name of the base model that an adapter names."""
-    config = json.loads((folder / ADAPTER_FILE).read_text(encoding='utf-8'))
-    base = config.get('base_model_name_or_path')
+    path = folder / ADAPTER_FILE
+    try:
+        base = json.loads(path.read_text(encoding='utf-8')).get('base_model_name_or_path')
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f'{path} cannot be read ({error}); copy the adapter again') from error
     if not base:
-        raise UserError(f'{folder / ADAPTER_FILE} names no base_model_name_or_path')
+        raise UserError(f'{path} names no base_model_name_or_path; add the name or the folder of '
+                        'the model that the adapter belongs to')
     return base
