@@ -265,6 +265,16 @@ def test_a_bad_parameter_ends_in_one_line(tmp_path):
     assert 'Traceback' not in output
 
 
+def test_a_missing_parameter_file_ends_in_one_line(tmp_path):
+    process = DriverProcess(fresh_domain(), {}, tmp_path, False,
+                            ['--params-file', str(tmp_path / 'absent.yaml')])
+    output, _ = process.process.communicate(timeout=30)
+    assert process.process.returncode == 2
+    lines = [line for line in output.splitlines() if not line.startswith('[ERROR]')]  # rcl's own
+    assert len(lines) == 1 and 'absent.yaml' in lines[0]
+    assert lines[0].startswith('error: ROS refused the arguments')
+
+
 @pytest.fixture
 def context(monkeypatch):
     monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')

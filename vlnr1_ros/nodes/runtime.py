@@ -21,6 +21,7 @@ from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from ..command import missing_module_text, system_error_text
 from ..navigation.errors import UserError
 from .lean_executor import executor_for
 
@@ -72,13 +73,14 @@ def run(make_node: Callable[[], Node], args=None,
         make_executor: Callable[[Node], Executor] = executor_for) -> int:
     """Run a node until SIGINT, SIGTERM or a shutdown of its context; returns the exit code.
 
-    A node with a method ``close()`` has it called while it can still publish. UserError while the
-    node is made ends in one line and code 2.
+    A node with a method ``close()`` has it called while it can still publish. What the user can
+    put right (UserError, wrong ROS arguments, a missing package, a full disk) ends in one line and
+    code 2.
     """
     nodes: list[Node] = []
     signalled = _signal_pipe()
     try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        _init(args)
         threading.Thread(target=_end_on_signal, args=(signalled, nodes), daemon=True).start()
         node = make_node()
         nodes.append(node)
@@ -87,8 +89,11 @@ def run(make_node: Callable[[], Node], args=None,
         executor.spin()
     except ExternalShutdownException:
         pass
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr, flush=True)
+    except Exception as error:
+        text = _user_text(error)
+        if not text:
+            raise
+        print(f'error: {" ".join(text.split())}', file=sys.stderr, flush=True)
         return 2
     finally:
         for node in nodes:
@@ -96,6 +101,23 @@ def run(make_node: Callable[[], Node], args=None,
             node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def _init(args):
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:
+        raise UserError(f'ROS refused the arguments ({error}); see what follows --ros-args, '
+                        'parameter files among it') from None
+
+
+def _user_text(error: Exception) -> str:
+    """What to tell the user; empty for a defect."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        return missing_module_text(error)
+    return system_error_text(error)
 
 
 def _signal_pipe() -> int:
