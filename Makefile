@@ -30,7 +30,7 @@ lint: $(INSTALLED)
 	@$(PYTHON) -m ruff check .
 
 nano: $(INSTALLED)
-	@$(PYTHON) -m training.nano
+	@$(PYTHON) -m training.nano --install
 
 soak: $(INSTALLED)
 	@$(PYTHON) -m pytest -m soak
