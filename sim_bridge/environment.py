@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,13 +70,12 @@ class Environment:
 
     def __init__(self, config: EnvironmentConfig):
         self.config = config
-        lab_config, dataset = _load_dataset(config)
+        lab_config, dataset, self.episodes = _load_dataset(config)
         import habitat
 
         self._lab_episodes = {str(e.episode_id): e for e in dataset.episodes}
         if len(self._lab_episodes) != len(dataset.episodes):
             raise UserError(f'{config.episodes_file} has an episode id twice; {REMEDY}')
-        self.episodes = [_episode(e) for e in dataset.episodes]
         self._by_id = {e.episode_id: e for e in self.episodes}
         _check_scene(dataset.episodes[0].scene_id)
         self._env = _opened(dataset.episodes[0].scene_id, habitat.Env, lab_config, dataset)
@@ -269,10 +269,11 @@ class Environment:
 
 def load_episodes(config: EnvironmentConfig) -> list[Episode]:
     """The episodes of a split, without opening a simulator. Raises UserError like Environment."""
-    return [_episode(e) for e in _load_dataset(config)[1].episodes]
+    return _load_dataset(config)[2]
 
 
 def _load_dataset(config):
+    """(habitat-lab's configuration, its dataset, our episodes)."""
     check_files(config)
     lab_config = habitat_config(config)
     from habitat.datasets import make_dataset
@@ -280,12 +281,14 @@ def _load_dataset(config):
     path = config.episodes_file
     try:
         dataset = make_dataset(lab_config.habitat.dataset.type, config=lab_config.habitat.dataset)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        episodes = [_episode(e) for e in dataset.episodes]
+    except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError,
+            AttributeError) as error:
         raise UserError(f'{path} cannot be read ({type(error).__name__}: {error}); {REMEDY}') \
             from error
-    if not dataset.episodes:
+    if not episodes:
         raise UserError(f'{path} has no episodes; {REMEDY}')
-    return lab_config, dataset
+    return lab_config, dataset, episodes
 
 
 def _check_scene(path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import gzip
 import json
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +65,8 @@ def ground_truth(path: str) -> dict:
         with gzip.open(path, 'rt', encoding='utf-8') as file:
             return {key: np.asarray(value['locations'], float)
                     for key, value in json.load(file).items()}
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError,
+            AttributeError) as error:
         raise UserError(f'{path} cannot be read ({error}); generate the worlds anew with: '
                         'vlnr1 worlds') from error
 

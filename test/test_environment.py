@@ -170,11 +170,17 @@ def test_missing_split_names_the_others(broken):
         Environment(broken(split='tets'))
 
 
-@pytest.mark.parametrize('content', [b'no gzip', gzip.compress(b'{"episodes": ['),
+def bent(data):
+    """Gzip whose compressed part makes no sense, as after a bad disk or download."""
+    whole = gzip.compress(data)
+    return whole[:10] + bytes([whole[10] | 0x06]) + whole[11:]
+
+
+@pytest.mark.parametrize('content', [b'no gzip', gzip.compress(b'{"episodes": ['), bent(b'{}'),
                                      gzip.compress(b'{"episodes": [{"surprise": 1}], '
                                                    b'"instruction_vocab": {"word_list": []}}'),
                                      gzip.compress(b'{}')],
-                         ids=['not gzip', 'cut short', 'unknown key', 'no episodes'])
+                         ids=['not gzip', 'cut short', 'bent', 'unknown key', 'no episodes'])
 def test_broken_episode_file_names_it(broken, content):
     broken().episodes_file.write_bytes(content)
     with pytest.raises(UserError, match=r'val_unseen\.json\.gz.*vlnr1 worlds'):

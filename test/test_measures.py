@@ -1,7 +1,10 @@
 """Our measures against habitat-lab's own, and nDTW against its definition."""
+import gzip
+
 import numpy as np
 import pytest
 
+from sim_bridge.embedded import lab_compat
 from sim_bridge.environment import Environment
 from vlnr1_ros.navigation import metrics
 from vlnr1_ros.navigation.errors import UserError
@@ -101,9 +104,12 @@ def test_stopping_at_once_is_no_grounded_success(environment):
 
 
 def test_broken_ground_truth_names_the_file(tmp_path):
+    lab_compat.install()
     from sim_bridge.measures import ground_truth
 
     path = tmp_path / 'val_gt.json.gz'
-    path.write_bytes(b'not gzip')
-    with pytest.raises(UserError, match='val_gt.json.gz'):
-        ground_truth(str(path))
+    whole = gzip.compress(b'{}')
+    for content in (b'not gzip', whole[:10] + bytes([whole[10] | 0x06]) + whole[11:]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match='val_gt.json.gz'):
+            ground_truth(str(path))

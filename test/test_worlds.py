@@ -332,6 +332,16 @@ def test_out_that_is_a_file_is_named(tmp_path, capsys):
     assert 'taken' in error and error.count('\n') == 1
 
 
+def test_a_damaged_split_is_named(tmp_path, capsys):
+    arguments = ['--out', str(tmp_path), '--split', 'train=1']
+    folder = tmp_path / 'datasets' / 'apartments' / 'v1' / 'train'
+    folder.mkdir(parents=True)
+    (folder / 'train.json.gz').write_bytes(b'no gzip')
+    assert generate.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert 'train.json.gz' in error and 'remove it' in error and error.count('\n') == 1
+
+
 def test_a_full_disk_is_one_clear_line_and_no_half_file(tmp_path):
     def limit_file_size():
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))

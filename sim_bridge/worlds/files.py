@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import zlib
 
 from vlnr1_ros.navigation.errors import UserError
 
@@ -33,5 +34,10 @@ def write_json_gz(path, value):
 
 
 def read_json_gz(path):
-    with gzip.open(path, 'rt') as file:
-        return json.load(file)
+    """What `write_json_gz` wrote. UserError when it is damaged or missing."""
+    try:
+        with gzip.open(path, 'rt', encoding='utf-8') as file:
+            return json.load(file)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise UserError(f'{path} cannot be read ({error}); remove it and run the same command '
+                        'again') from error
