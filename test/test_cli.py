@@ -49,7 +49,7 @@ def test_every_verb_has_a_main_that_takes_arguments(verb):
     assert [argument.arg for argument in mains[0].args.args] == ['argv']
 
 
-@pytest.mark.parametrize('verb', ['worlds', 'card', 'doctor'])
+@pytest.mark.parametrize('verb', ['worlds', 'card', 'report', 'doctor'])
 def test_help_of_a_verb_calls_it_by_its_name(verb):
     done = vlnr1(verb, '--help')
     assert done.returncode == 0

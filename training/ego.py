@@ -222,7 +222,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.export:
         from training.export import export
 
-        print(f'{export(args.out, args.split, args.export, args.card, args.tier)} samples: '
+        card = given_or_shipped(args.card) if args.card else None
+        print(f'{export(args.out, args.split, args.export, card, args.tier)} samples: '
               f'{args.export}')
     return 0
 

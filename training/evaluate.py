@@ -6,7 +6,7 @@
 
 Policies: a checkpoint folder, or random, forward (as far as the tier's goals are on average),
 stop, expert. A run that was cut short continues where it stopped; its result file is the same as
-if it had not been. `python -m training.results FILE...` makes the tables again.
+if it had not been. `vlnr1 report FILE...` makes the tables again.
 """
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def conversation(record, t: int, card: NavigationCard, base: Path) -> dict:
                        for path in record.frame_paths(history + [t])]}
 
 
-def export(folder: Path, split: str, path: Path, card_folder: str | None = None,
+def export(folder: Path, split: str, path: Path, card_folder: str | os.PathLike | None = None,
            tiers: list[str] | None = None) -> int:
     """Write every decision of a split to ``path``; returns how many records.
 

@@ -1,12 +1,13 @@
 """Result files (JSON lines) and the tables made from them.
 
-    python -m training.results results/nano.jsonl results/random.jsonl
+    vlnr1 report results/nano.jsonl results/random.jsonl
 
 A file's first line is {"settings": ...}; every other line is one episode, with its metrics or
 with the error that ended it. Intervals are 95 %: Wilson for rates, bootstrap for means.
 """
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -212,10 +213,9 @@ def errors(lines: list[dict]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Make the tables of result files again."""
-    paths = sys.argv[1:] if argv is None else argv
-    if not paths or paths[0].startswith('-'):
-        print(__doc__.split('\n\n')[1].strip(), file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(prog='vlnr1 report', description=main.__doc__)
+    parser.add_argument('files', nargs='+', help='JSON lines that vlnr1 evaluate wrote')
+    paths = parser.parse_args(argv).files
     files = [(Path(path).stem, *read(path)) for path in paths]
     for _, settings, lines in files:
         print(describe(settings), '',
@@ -226,4 +226,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    from vlnr1_ros.command import run
+
+    sys.exit(run('report', main, sys.argv[1:]))

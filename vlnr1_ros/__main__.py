@@ -19,6 +19,7 @@ VERBS = {
     'ego': ('training.ego', 'replay the expert into VLN-Ego samples'),
     'sft': ('training.sft', 'supervised fine-tuning of a Qwen-VL checkpoint'),
     'evaluate': ('training.evaluate', 'closed loop over a split, with every VLN-CE metric'),
+    'report': ('training.results', 'the tables of result files again, side by side'),
     'bench': ('sim_bridge.bench', 'speed, side by side with the plain way'),
     'card': ('vlnr1_ros.navigation.card', "write a checkpoint's navigation.json"),
     'doctor': ('vlnr1_ros.doctor', 'what is installed, what is missing, what to do about it'),
