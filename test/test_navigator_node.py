@@ -221,6 +221,25 @@ def test_bad_sentences_and_images_are_refused_and_the_node_lives(following):
     wait_until(lambda: following.plans[-1].poses)
 
 
+@pytest.mark.parametrize('silent, accepted', [('image', True), ('driver', False)])
+def test_who_goes_silent_while_the_robot_drives_is_named_and_it_holds(
+        robot, domain_id, silent, accepted):
+    node = navigator(domain_id, image_timeout_s=0.3 if silent == 'image' else 60.0,
+                     driver_timeout_s=0.5 if silent == 'driver' else 600.0)
+    robot.wait_for_navigator()
+    robot.say('go on')
+    wait_until(lambda: robot.state == 'waiting')
+    robot.see()
+    wait_until(lambda: robot.plans)
+    if accepted:
+        robot.report(robot.plans[0], 'accepted', 0, 3)
+    wait_until(lambda: robot.state == 'failed')
+    assert f'{silent}_timeout_s' in robot.states[-1]['reason']
+    wait_until(lambda: len(robot.plans) == 2)
+    assert not robot.plans[1].poses
+    node.close()
+
+
 def test_another_camera_is_a_warning_with_both_values(following):
     info = CameraInfo(width=640, height=480)
     info.k[0] = 500.0
