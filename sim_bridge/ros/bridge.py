@@ -9,8 +9,11 @@ after the other; each ends with a JSON result on `~/result`.
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 import time
+from typing import NoReturn
 
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -24,6 +27,7 @@ from sim_bridge.ros.parameters import BridgeParameters
 from sim_bridge.ros.peers import ACTIVE, Peers
 from sim_bridge.ros.record import Recorder
 from sim_bridge.ros.topics import Topics
+from sim_bridge.ros.waiting import EpisodeError, Interrupted, Waiting
 from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.navigation.prompt import check_instruction
@@ -31,16 +35,8 @@ from vlnr1_ros.nodes import runtime
 from vlnr1_ros.nodes.lean_executor import LeanExecutor
 
 FIRST_STAMP_NS = 1_000_000_000  # zero means "no time yet" to nodes on simulated time
-REPEAT_S = 1.0                  # what is not answered was perhaps sent before discovery
 EXPERT_ACTIONS = 6
-
-
-class EpisodeError(Exception):
-    """The episode cannot go on; the text names the node and what it failed to do."""
-
-
-class Interrupted(Exception):
-    """`~/reset` was called."""
+END_WITHIN_S = 1.0              # of a signal, or the process is ended as it is
 
 
 class BridgeNode(Node):
@@ -64,13 +60,30 @@ class BridgeNode(Node):
         self.create_service(SetBool, '~/pause', self._on_pause)
         self.create_service(Trigger, '~/expert', self._on_expert)
         self._now_ns = FIRST_STAMP_NS
-        self._paused = self._reset_asked = False
+        self._waiting = Waiting(self._peers, lambda: self._now_ns)
+        self._paused = False
         self._in_episode = False
+        self._recorder: Recorder | None = None
+        self._at_rest = threading.Event()   # nothing is running that would have to be ended
+        self._at_rest.set()
+
+    def close(self):
+        """End soon, and leave no half of a record.
+
+        The loop ends where it waits for messages. While a scene is loaded, which may take far
+        longer and cannot be interrupted, it does not come there: then the process ends as it is.
+        """
+        self._waiting.ending = True
+        if self._at_rest.wait(END_WITHIN_S):
+            return
+        if self._recorder is not None:
+            self._recorder.discard()
+        _exit(0)
 
     # Services
 
     def _on_reset(self, _request, response):
-        self._reset_asked = True
+        self._waiting.reset_asked = True
         response.success = True
         response.message = f'episodes: {self._episodes_text() or "none"}'
         return response
@@ -82,32 +95,38 @@ class BridgeNode(Node):
         return response
 
     def _on_expert(self, _request, response):
-        response.success = self._in_episode
-        response.message = 'no episode is running'
-        if self._in_episode:
-            try:
-                actions = self._environment.expert_plan(EXPERT_ACTIONS)
-                response.message = self._action_set.encode(actions)
-            except ValueError as error:
-                response.success, response.message = False, str(error)
+        try:
+            if not self._in_episode:
+                raise UserError('no episode is running')
+            actions = self._environment.expert_plan(EXPERT_ACTIONS)
+            response.success, response.message = True, self._action_set.encode(actions)
+        except ValueError as error:
+            response.success, response.message = False, str(error)
         return response
 
     # Episodes
 
     def live(self, spin_once):
         """Run episodes as they are asked for; returns when the context is shut down."""
-        self._spin_once = spin_once
-        self._reset_asked = True
-        while self.context.ok():
-            if not self._reset_asked:
-                spin_once(timeout_sec=0.1)
-                continue
-            self._reset_asked = False
-            try:
-                for episode_id in self._episodes_text().split():
-                    self._say(self._run(episode_id))
-            except Interrupted:
-                self.get_logger().info('reset')
+        self._waiting.spin_once = spin_once
+        self._waiting.reset_asked = True
+        self._at_rest.clear()
+        try:
+            while self.context.ok() and not self._waiting.ending:
+                if self._waiting.reset_asked:
+                    self._run_all()
+                else:
+                    spin_once(timeout_sec=0.1)
+        finally:
+            self._at_rest.set()
+
+    def _run_all(self):
+        self._waiting.reset_asked = False
+        try:
+            for episode_id in self._episodes_text().split():
+                self._say(self._run(episode_id))
+        except Interrupted:
+            self.get_logger().info('reset')
 
     def _episodes_text(self) -> str:
         return self.get_parameter_or('episodes', Parameter('episodes', value='')).value
@@ -127,7 +146,6 @@ class BridgeNode(Node):
     def _run(self, episode_id: str) -> dict:
         """One episode from its instruction to its result."""
         run = EpisodeRun(episode_id, time.monotonic(), self._now_ns)
-        recorder = None
         try:
             self._environment.set_render(False)
             self._seen = self._environment.reset(episode_id)
@@ -136,19 +154,21 @@ class BridgeNode(Node):
             self._topics.moved_by_hand()
             self._peers.begin()
             if self._given.record_dir:
-                recorder = Recorder(self._given.record_dir, episode_id)
+                self._recorder = Recorder(self._given.record_dir, episode_id)
             self._start(run.instruction)
             run.started_s, run.started_ns = time.monotonic(), self._now_ns
-            self._drive(run, recorder)
+            self._drive(run)
             result = self._finish(run)
         except (UserError, EpisodeError) as error:
             result = run.result(self._now_ns, 'error', {}, self._peers, str(error))
         except BaseException:
-            if recorder is not None:
-                recorder.discard()
+            if self._recorder is not None:
+                self._recorder.discard()
+                self._recorder = None
             raise
         finally:
             self._in_episode = False
+        recorder, self._recorder = self._recorder, None
         if recorder is not None:
             path = recorder.finish(result, run.poses, self._peers.decisions, self._peers.executed)
             result['record'] = str(path)
@@ -156,29 +176,29 @@ class BridgeNode(Node):
 
     def _start(self, instruction: str):
         """Wait for everybody, then hand over the instruction until it is accepted."""
-        timeout_s = self._given.startup_timeout_s
-        if 'driver' in self._given.participants:
-            self._wait('driver', lambda: (self.count_publishers('cmd_vel')
-                                          and self.count_publishers('plan_status')
-                                          and self._topics.listeners()['odom']), timeout_s)
-        if 'navigator' not in self._given.participants:
+        given, peers, listeners = self._given, self._peers, self._topics.listeners
+        wait, timeout_s = self._waiting.until, self._given.startup_timeout_s
+        if 'driver' in given.participants:
+            wait('driver', lambda: (self.count_publishers('cmd_vel')
+                                    and self.count_publishers('plan_status')
+                                    and listeners()['odom']), timeout_s)
+        if 'navigator' not in given.participants:
             return
-        self._wait('navigator', lambda: self._peers.navigator, timeout_s)
-        if self._peers.navigator['state'] in ACTIVE:
+        wait('navigator', lambda: peers.navigator, timeout_s)
+        if peers.navigator['state'] in ACTIVE:
             # Answered, not only sent: it must not overtake the instruction that follows.
             cancelled = self._cancel.call_async(Trigger.Request())
-            self._wait('navigator', lambda: (cancelled.done()
-                                             and self._peers.navigator['state'] not in ACTIVE),
-                       self._given.lockstep_timeout_s)
-        self._wait('navigator', lambda: (self._instruction.get_subscription_count()
-                                         and self._topics.listeners()['image_raw']), timeout_s)
+            wait('navigator', lambda: (cancelled.done()
+                                       and peers.navigator['state'] not in ACTIVE),
+                 given.lockstep_timeout_s)
+        wait('navigator', lambda: (self._instruction.get_subscription_count()
+                                   and listeners()['image_raw']), timeout_s)
         text = check_instruction(instruction)
         say = lambda: self._instruction.publish(String(data=text))  # noqa: E731
-        self._peers.navigator = {}
+        peers.navigator = {}
         say()
-        self._wait('navigator', lambda: (self._peers.follows(text)
-                                         or self._peers.navigator_trouble()),
-                   self._given.lockstep_timeout_s, say)
+        wait('navigator', lambda: peers.follows(text) or peers.navigator_trouble(),
+             given.lockstep_timeout_s, say)
         self._check_navigator()
 
     def _check_navigator(self):
@@ -186,14 +206,14 @@ class BridgeNode(Node):
         if trouble:
             raise EpisodeError(trouble)
 
-    def _drive(self, run, recorder):
+    def _drive(self, run):
         """Ticks until the episode is over."""
         dt_s = self._given.tick_ns * 1e-9
         limit_ns = self._now_ns + int(self._given.episode_timeout_s * 1e9)
         while True:
             while self._paused:
-                self._spin(0.1)
-            self._tick(run, recorder, dt_s)
+                self._waiting.spin(0.1)
+            self._tick(run, dt_s)
             run.ticks += 1
             if self._peers.stopped:
                 run.ended_by = 'stop'
@@ -208,7 +228,7 @@ class BridgeNode(Node):
             velocity = self._peers.velocity(self._now_ns, self._given.cmd_vel_timeout_s)
             self._seen = self._environment.move(*velocity, dt_s)
 
-    def _tick(self, run, recorder, dt_s):
+    def _tick(self, run, dt_s):
         """Everything that is stamped with one time, and the answers to it."""
         self._now_ns += self._given.tick_ns
         now_ns, seen = self._now_ns, self._seen
@@ -220,19 +240,22 @@ class BridgeNode(Node):
         # the navigator has heard of the end of an action before it sees the image of that end.
         rgb = self._render() if image_due else None
         if not self._given.lockstep:
-            self._sleep_until(run.started_s + (now_ns - run.started_ns) * 1e-9)
-        elif 'driver' in self._given.participants:
-            self._wait('driver', lambda: self._peers.velocity_ns == now_ns,
-                       self._given.lockstep_timeout_s,
-                       lambda: self._topics.clock_and_odometry(now_ns, seen, dt_s))
+            self._waiting.keep_pace(dt_s)
+        elif 'driver' not in self._given.participants:
+            self._waiting.spin(0.0)
+        else:
+            self._waiting.until('driver', lambda: self._peers.velocity_ns == now_ns,
+                                self._given.lockstep_timeout_s,
+                                lambda: self._topics.clock_and_odometry(now_ns, seen, dt_s))
         if rgb is None:
             return
         self._topics.camera(now_ns, rgb)
-        if recorder is not None:
-            recorder.frame(now_ns * 1e-9, rgb)
+        if self._recorder is not None:
+            self._recorder.frame(now_ns * 1e-9, rgb)
         if self._given.lockstep and 'navigator' in self._given.participants:
-            self._wait('navigator', lambda: self._peers.acknowledged_ns == now_ns,
-                       self._given.lockstep_timeout_s, lambda: self._topics.camera(now_ns, rgb))
+            self._waiting.until('navigator', lambda: self._peers.acknowledged_ns == now_ns,
+                                self._given.lockstep_timeout_s,
+                                lambda: self._topics.camera(now_ns, rgb))
 
     def _render(self):
         self._environment.set_render(True)
@@ -247,40 +270,12 @@ class BridgeNode(Node):
         metrics['steps_taken'] = len(self._peers.executed)
         return run.result(self._now_ns, run.ended_by, metrics, self._peers, '')
 
-    # Waiting
 
-    def _wait(self, who: str, condition, timeout_s: float, again=None):
-        """Spin until the condition holds; EpisodeError names who is late."""
-        if condition():
-            return
-        begun_s = said_s = time.monotonic()
-        while not condition():
-            self._spin(0.2)
-            now_s = time.monotonic()
-            if now_s - begun_s > timeout_s and not condition():
-                late = 'driver' if who == 'navigator' and self._peers.unanswered_plan() else who
-                raise EpisodeError(f'{late} did not answer within {timeout_s:g} s of wall time at '
-                                   f'simulated time {self._now_ns * 1e-9:.2f} s')
-            if again is not None and now_s - said_s > REPEAT_S:
-                said_s = now_s
-                again()
-
-    def _sleep_until(self, wall_s: float):
-        while (left_s := wall_s - time.monotonic()) > 0:
-            self._spin(left_s)
-        self._spin(0.0)
-
-    def _spin(self, timeout_s: float):
-        self._spin_once(timeout_sec=timeout_s)
-        if self._reset_asked:
-            raise Interrupted
-
-
-class _OwnLoop(LeanExecutor):
+class OwnLoop(LeanExecutor):
     """An executor that is spun by its node instead of spinning it."""
 
     def __init__(self, node: BridgeNode):
-        super().__init__()
+        super().__init__(context=node.context)
         self._live = node.live
 
     def spin(self):
@@ -288,10 +283,17 @@ class _OwnLoop(LeanExecutor):
         self._live(self.spin_once)
 
 
-def main(args=None) -> int:
+def main(args=None) -> NoReturn:
     """Entry point of ``ros2 run vlnr1_ros sim_bridge``."""
-    return runtime.run(BridgeNode, args, _OwnLoop)
+    _exit(runtime.run(BridgeNode, args, OwnLoop))
+
+
+def _exit(code: int) -> NoReturn:
+    """End at once: to take the interpreter apart, with habitat-lab in it, takes up to seconds."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

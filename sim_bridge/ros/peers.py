@@ -29,7 +29,6 @@ class Peers:
         self._node = node
         self._action_set = action_set
         self.velocity_ns = -1
-        self._velocity, self._velocity_is_new, self._since_ns = (0.0, 0.0), False, 0
         self.acknowledged_ns = -1
         self.navigator: dict = {}
         self._plan_ns, self._answered_ns = -1, -1
@@ -47,7 +46,8 @@ class Peers:
         node.create_subscription(String, 'navigator/state', self._on_state, latched)
 
     def begin(self) -> None:
-        """Forget the last episode's plans."""
+        """Forget the last episode's plans and velocity."""
+        self._velocity, self._velocity_is_new, self._since_ns = (0.0, 0.0), False, 0
         self._actions: dict[int, list[Action]] = {}
         self._driven: dict[int, int] = {}
         self.decisions: list = []

@@ -1,0 +1,238 @@
+"""The bridge alone, with the other nodes played by hand: free run, hand-over, end."""
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import rclpy
+from geometry_msgs.msg import Twist
+from nav_msgs.msg import Odometry
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+
+from sim_bridge.ros.bridge import BridgeNode, OwnLoop
+from sim_bridge.ros.graph import isolated_environment
+from vlnr1_ros.nodes import messages
+from vlnr1_ros.nodes.lean_executor import LeanExecutor
+
+WAIT_S = 60.0
+TICK_S, TIMEOUT_S = 0.02, 0.5
+LINEAR_M_S, ANGULAR_RAD_S = 0.2, 0.6
+END_S = 2.0
+
+
+def wait_until(condition):
+    until_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < until_s, f'not within {WAIT_S:g} s'
+        time.sleep(0.01)
+
+
+class Spun:
+    """A node that is spun by a thread in a context of its own."""
+
+    def __init__(self, domain_id, make_node, make_executor):
+        os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+        self.context = Context()
+        self.context.init(domain_id=domain_id)
+        self.node = make_node(self.context)
+        self.executor = make_executor(self.node)
+        self.executor.add_node(self.node)
+        self.thread = threading.Thread(target=self._spin, daemon=True)
+        self.thread.start()
+
+    def _spin(self):
+        try:
+            self.executor.spin()
+        except ExternalShutdownException:
+            pass
+
+    def close(self):
+        if hasattr(self.node, 'close'):
+            self.node.close()
+        self.context.try_shutdown()
+        self.thread.join(10)
+        self.node.destroy_node()
+
+
+def bridge(apartments, domain_id, participants, **parameters):
+    config = apartments.config()
+    given = {'dataset': config.dataset, 'split': config.split, 'scenes_dir': config.scenes_dir,
+             'episodes': '1', **parameters}
+    overrides = [Parameter(name, value=value) for name, value in given.items()]
+    # No value at all is what an empty list in a parameter file arrives as.
+    overrides.append(Parameter('participants', value=participants or None))
+    return Spun(domain_id, lambda context: BridgeNode(
+        context=context, parameter_overrides=overrides), OwnLoop)
+
+
+class Visitor(Spun):
+    """Whoever is on the other side of the bridge's topics."""
+
+    def __init__(self, domain_id):
+        super().__init__(domain_id, lambda context: rclpy.create_node('visitor', context=context),
+                         lambda node: LeanExecutor(context=node.context))
+        self.odometry, self.images, self.events = [], [], []
+        self.cmd_vel = self.node.create_publisher(Twist, 'cmd_vel', 10)
+        self.state = self.node.create_publisher(String, 'navigator/state', QoSProfile(
+            depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+        self.node.create_subscription(Odometry, 'odom', self.odometry.append, 200)
+        self.node.create_subscription(Image, 'image_raw', self.images.append, 10)
+        self.node.create_subscription(String, 'instruction', self._on_instruction, 10)
+
+    def _on_instruction(self, message):
+        self.events.append(message.data)
+
+    def call(self, kind, name, request):
+        client = self.node.create_client(kind, name)
+        assert client.wait_for_service(WAIT_S)
+        future = client.call_async(request)
+        wait_until(future.done)
+        return future.result()
+
+    def pose(self):
+        """x, y, yaw (ROS) of the newest odometry."""
+        return pose(self.odometry[-1])
+
+    def simulated_s(self):
+        return messages.time_ns(self.odometry[-1].header.stamp) * 1e-9
+
+    def wait_simulated(self, seconds):
+        until_s = self.simulated_s() + seconds
+        wait_until(lambda: self.simulated_s() >= until_s)
+
+
+def pose(message):
+    return messages.odometry(message).pose
+
+
+@pytest.fixture(scope='module')
+def domain_id():
+    return random.SystemRandom().randint(1, 100)
+
+
+@pytest.fixture
+def visitor(domain_id):
+    visitor = Visitor(domain_id)
+    yield visitor
+    visitor.close()
+
+
+@pytest.fixture(scope='module')
+def free(apartments, domain_id):
+    """The visitor of an episode in wall time, in which nobody takes part."""
+    running = bridge(apartments, domain_id, [], lockstep=False, cmd_vel_timeout_s=TIMEOUT_S)
+    visitor = Visitor(domain_id)
+    wait_until(lambda: visitor.odometry and visitor.images
+               and visitor.cmd_vel.get_subscription_count())
+    yield visitor
+    running.close()
+    visitor.close()
+
+
+def test_a_velocity_moves_the_robot_until_it_is_too_old(free):
+    before, images = free.pose(), len(free.images)
+    first_s = free.simulated_s()
+    message = messages.twist(LINEAR_M_S, ANGULAR_RAD_S)
+    free.cmd_vel.publish(message)
+    wait_until(lambda: free.pose() != before)
+    free.wait_simulated(TIMEOUT_S + 0.5)
+    after = free.pose()
+    free.wait_simulated(0.2)
+    assert free.pose() == after, 'it stands'
+    lasted_s = after.turn_rad(before) / ANGULAR_RAD_S
+    assert TIMEOUT_S - TICK_S <= lasted_s <= TIMEOUT_S + 3 * TICK_S
+    assert 0.02 < after.distance_m(before) <= LINEAR_M_S * lasted_s
+    assert len(free.images) - images >= 0.7 * 10 * (free.simulated_s() - first_s), '10 a second'
+
+
+def test_free_run_is_no_faster_than_wall_time_also_after_a_pause(free):
+    answer = free.call(SetBool, 'sim_bridge/pause', SetBool.Request(data=True))
+    assert answer.success and answer.message == 'time stands still'
+    time.sleep(0.3)
+    stood_s = free.simulated_s()
+    time.sleep(0.7)
+    assert free.simulated_s() == stood_s
+    assert free.call(SetBool, 'sim_bridge/pause', SetBool.Request(data=False)).success
+    begun_s = time.monotonic()
+    free.wait_simulated(0.5)
+    assert free.simulated_s() - stood_s <= time.monotonic() - begun_s + 0.3
+
+
+def test_reset_begins_the_episode_anew_while_time_goes_on(free):
+    start = free.odometry[0]
+    free.cmd_vel.publish(messages.twist(0.0, ANGULAR_RAD_S))
+    wait_until(lambda: free.pose().turn_rad(pose(start)) > 0.1)
+    reset_s = free.simulated_s()
+    answer = free.call(Trigger, 'sim_bridge/reset', Trigger.Request())
+    assert answer.success and answer.message == 'episodes: 1'
+    wait_until(lambda: free.pose() == pose(start))
+    free.wait_simulated(0.3)
+    assert free.pose() == pose(start), 'the velocity of before is forgotten'
+    stamps = [messages.time_ns(message.header.stamp) for message in free.odometry]
+    assert stamps == sorted(stamps) and free.simulated_s() > reset_s
+
+
+def test_a_cancel_is_answered_before_the_next_instruction_is_given(apartments, domain_id, visitor):
+    def say_state(state, instruction=''):
+        visitor.state.publish(String(data=json.dumps(
+            {'state': state, 'instruction': instruction, 'reason': state})))
+
+    def on_cancel(_request, response):
+        visitor.events.append('cancel')
+        say_state('idle')
+        time.sleep(0.5)
+        visitor.events.append('answered')
+        response.success = True
+        return response
+
+    visitor.node.create_service(Trigger, 'navigator/cancel', on_cancel)
+    say_state('executing', 'an older sentence')
+    running = bridge(apartments, domain_id, ['navigator'])
+    wait_until(lambda: len(visitor.events) >= 3)
+    assert visitor.events[:2] == ['cancel', 'answered']
+    say_state('waiting', visitor.events[2])
+    wait_until(lambda: visitor.images)
+    running.close()
+
+
+BUSY = """
+import time
+from sim_bridge.environment import Environment
+from sim_bridge.ros import bridge
+def reset(self, episode_id):
+    print('busy', flush=True)
+    time.sleep(60)
+Environment.reset = reset
+bridge.main()
+"""
+
+
+@pytest.mark.parametrize('number, busy', [(signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_it_ends_in_time_after_a_signal(apartments, tmp_path, number, busy):
+    config, log = apartments.config(), tmp_path / 'log.txt'
+    records = tmp_path / 'records'
+    program = ['-c', BUSY] if busy else ['-m', 'sim_bridge.ros.bridge']
+    with open(log, 'w') as file:
+        process = subprocess.Popen(
+            [sys.executable, *program, '--ros-args', '-p', f'dataset:={config.dataset}', '-p',
+             f'scenes_dir:={config.scenes_dir}', '-p', 'episodes:="1"', '-p',
+             f'record_dir:={records}'],
+            env=isolated_environment(tmp_path), stdout=file, stderr=subprocess.STDOUT)
+    wait_until(lambda: 'busy' in log.read_text() if busy else list(records.glob('*.tmp')))
+    process.send_signal(number)
+    begun_s = time.monotonic()
+    assert process.wait(WAIT_S) == 0, log.read_text()
+    assert time.monotonic() - begun_s < END_S
+    assert 'Traceback' not in log.read_text()
+    assert not list(records.glob('*'))
