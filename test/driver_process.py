@@ -14,7 +14,7 @@ from motion_loop import Base
 from nav_msgs.msg import Odometry, Path
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Bool, Header
 from std_srvs.srv import SetBool, Trigger
@@ -90,6 +90,8 @@ class Robot:
         self.plan_topic = node.create_publisher(Path, 'plan', 10)
         self.emergency = node.create_publisher(Bool, 'emergency_stop', 10)
         self.emergency_latched = node.create_publisher(Bool, 'emergency_stop', LATCHED)
+        self.emergency_best_effort = node.create_publisher(Bool, 'emergency_stop', QoSProfile(
+            depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
         self.clock = node.create_publisher(Clock, '/clock', 10)
         node.create_subscription(TwistStamped if lockstep else Twist, 'cmd_vel', self._on_command,
                                  100)

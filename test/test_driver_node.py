@@ -130,7 +130,7 @@ def test_pause_service(moving):
     assert moving.call(moving.pause_service, SetBool.Request(data=False)).success
 
 
-@pytest.mark.parametrize('publisher', ['emergency', 'emergency_latched'])
+@pytest.mark.parametrize('publisher', ['emergency', 'emergency_latched', 'emergency_best_effort'])
 def test_emergency_stop(moving, publisher):
     getattr(moving, publisher).publish(Bool(data=True))
     stopped_with(moving, 'emergency stop')

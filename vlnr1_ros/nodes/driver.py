@@ -68,9 +68,9 @@ class DriverNode(Node):
         reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                              durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        best_effort = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
         # Best effort hears both kinds of publishers; lockstep must not lose a message.
-        sensor = reliable if self._lockstep else QoSProfile(
-            depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+        sensor = reliable if self._lockstep else best_effort
         self._velocity = self.create_publisher(TwistStamped if self._stamped else Twist,
                                                'cmd_vel', reliable)
         self._status = self.create_publisher(DiagnosticArray, 'plan_status', reliable)
@@ -78,12 +78,13 @@ class DriverNode(Node):
         self.create_subscription(Odometry, 'odom', self._guarded(self._on_odometry), sensor)
         self.create_subscription(Path, 'plan', self._guarded(self._on_plan), reliable)
         emergency = self._guarded(self._on_emergency)
-        self.create_subscription(Bool, 'emergency_stop', emergency, reliable)
-        # A second one, because the first misses what was latched before the driver came. That it
-        # does not match a volatile publisher is meant, and no reason for a warning.
-        self.create_subscription(
-            Bool, 'emergency_stop', emergency, latched,
-            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False))
+        # Whatever QoS the button's publisher has, one of these matches it: reliable loses nothing,
+        # latched hears what was said before the driver came, best effort matches everybody. That
+        # the others do not match is meant, and no reason for a warning.
+        for qos in (reliable, latched, best_effort):
+            self.create_subscription(
+                Bool, 'emergency_stop', emergency, qos,
+                event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False))
         self._heartbeat = PolledSubscription(self, Header, 'navigator/heartbeat', sensor)
         self.create_service(Trigger, '~/stop', self._guarded(self._on_stop))
         self.create_service(SetBool, '~/pause', self._guarded(self._on_pause))
