@@ -29,7 +29,9 @@ from sim_bridge.video import Decision, Moment, Take, draw_sheet, write_video
 from sim_bridge.worlds import files
 from sim_bridge.worlds.episodes import SUCCESS_M
 from sim_bridge.worlds.generate import DATASET, make_split, split_folder
+from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
+from vlnr1_ros.resources import given_or_shipped
 
 SPLIT = 'val_unseen'
 # one episode each, every one in an apartment of its own
@@ -198,6 +200,8 @@ def write_sheet(path, picture):
 def show(policy, seed, out, tiers=TIERS):
     """Everything `vlnr1 demo` does; `out` is a Path. Returns the exit code."""
     begun_s = time.monotonic()
+    if policy not in BUILT_IN:
+        NavigationCard.load(given_or_shipped(policy))
     worlds = out / 'worlds' / f'seed_{seed}'
     for old in (*out.glob('[0-9]_*.mp4'), *out.glob('sheet.png')):
         old.unlink()
