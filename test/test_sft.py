@@ -205,6 +205,7 @@ def broken_json(data, tmp_path, **change):
     ('no output', ['--output_dir']),
     ('batch', ['20', '6']),
     ('no model', ['missing']),
+    ('cut weights', ['cannot be loaded']),
     ('image count', ['record 0', '2 images']),
     ('unknown action', ['record 0', "'E. Jump'", '--card']),
     ('no image', ['gone.jpg', '--image_folder']),
@@ -233,6 +234,10 @@ def test_bad_input_ends_in_one_line(case, words, model, data, tmp_path, capsys):
         command += ['--global_batch', '20']
     elif case == 'no model':
         command = arguments(tmp_path / 'missing', data, out)
+    elif case == 'cut weights':
+        weights = shutil.copytree(model, tmp_path / 'cut') / 'model.safetensors'
+        weights.write_bytes(weights.read_bytes()[:5000])
+        command = arguments(tmp_path / 'cut', data, out)
     elif case == 'no JSON':
         (tmp_path / 'conversations.json').write_text('[{')
         CARD.save(tmp_path)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from peft import LoraConfig
-from transformers import AutoModelForImageTextToText, TrainerCallback
+from transformers import TrainerCallback
 from trl import SFTTrainer, TrlParser
 
 from training.checkpoint import save_checkpoint
@@ -27,6 +27,7 @@ from training.sft_config import NavSftConfig, SftArguments
 from training.sft_data import conversation_rows, ego_rows
 from vlnr1_ros.navigation.card import FILE_NAME, NavigationCard
 from vlnr1_ros.navigation.errors import UserError
+from vlnr1_ros.policy import lvlm
 from vlnr1_ros.policy.processor import NavProcessor
 
 
@@ -87,11 +88,8 @@ def _given_card(arguments: SftArguments, json_path: Path | None) -> NavigationCa
 def load_model(arguments: SftArguments):
     """(model, processor) of a folder or hub name."""
     processor = NavProcessor.from_pretrained(arguments.model)
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(arguments.model,
-                                                            dtype=arguments.dtype)
-    except (OSError, ValueError) as error:
-        raise UserError(f'cannot load the model {arguments.model}: {error}') from None
+    # the policy's own way, which refuses a checkpoint that lacks weights
+    model = lvlm.load_model(arguments.model, arguments.dtype)
     if arguments.freeze_vision:
         model.model.visual.requires_grad_(False)
     return model, processor
