@@ -24,7 +24,8 @@ def generate_launch_description():
                               description='Namespace of both nodes and of all relative topics'),
         DeclareLaunchArgument('use_sim_time', default_value='false', choices=['true', 'false'],
                               description='Follow /clock instead of the system time'),
-        DeclareLaunchArgument('policy', default_value='models/nano',
+        # No default: models/nano knows generated apartments only, and this is a real robot.
+        DeclareLaunchArgument('policy',
                               description='Checkpoint folder, or random, forward, stop'),
         DeclareLaunchArgument('navigator_params', default_value=f'{config}/navigator.yaml',
                               description='Parameter file of the navigator'),

@@ -8,7 +8,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
 DECLARED_IN = {'navigator': ROOT / 'vlnr1_ros/nodes/navigator.py',
-               'sim_bridge': ROOT / 'sim_bridge/ros/bridge.py'}
+               'sim_bridge': ROOT / 'sim_bridge/ros/parameters.py'}
 
 
 def calls(path, name):
@@ -62,6 +62,12 @@ def test_the_robot_uses_the_network_as_it_is_set():
     assert environment_set(path) == {'RCUTILS_LOGGING_BUFFERED_STREAM'}
     assert default_of(path, 'use_sim_time').value == 'false'
     assert default_of(path, 'namespace').value == ''
+
+
+def test_the_robot_drives_by_no_policy_that_nobody_named():
+    policy = next(call for call in calls(ROOT / 'launch/nav.launch.py', 'DeclareLaunchArgument')
+                  if call.args[0].value == 'policy')
+    assert 'default_value' not in {keyword.arg for keyword in policy.keywords}
 
 
 @pytest.mark.parametrize('node', DECLARED_IN)
