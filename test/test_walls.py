@@ -25,8 +25,8 @@ MAY_IMPORT = {
     'vlnr1_ros.__main__': {'vlnr1_ros', 'vlnr1_ros.command'},
     'sim_bridge': {'vlnr1_ros.navigation', 'vlnr1_ros.resources', 'vlnr1_ros.command'},
     # both ends of a topic turn numbers into messages by the same functions
-    'sim_bridge.ros': {'vlnr1_ros.navigation', 'vlnr1_ros.resources', 'sim_bridge',
-                       'vlnr1_ros.nodes.messages', 'vlnr1_ros.nodes.runtime',
+    'sim_bridge.ros': {'vlnr1_ros.navigation', 'vlnr1_ros.resources', 'vlnr1_ros.command',
+                       'sim_bridge', 'vlnr1_ros.nodes.messages', 'vlnr1_ros.nodes.runtime',
                        'vlnr1_ros.nodes.lean_executor', 'vlnr1_ros.motion.plan'},
     'vlnr1_ros.nodes.messages': {'vlnr1_ros.navigation', 'vlnr1_ros.motion',
                                  'vlnr1_ros.motion.plan'},

@@ -100,7 +100,8 @@ class EpisodeMaker:
     def _room_start(self, tier, piece, aside):
         """A start in the goal's room that sees the goal and at least two other pieces.
 
-        ``aside``, -1 to 1, says how far to the side of the goal the camera looks. One of the others is far off too: the words decide, not what is worth walking to.
+        ``aside``, -1 to 1, says how far to the side of the goal the camera looks.
+        One of the others is far off too: the words decide, not what is worth walking to.
         """
         room = self._world.rooms[piece.room]
         x0, z0, x1, z1 = room.inside()
