@@ -3,16 +3,26 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
 import pytest
+import rclpy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+from spun_node import Spun, wait_until
+from std_srvs.srv import SetBool, Trigger
+from tiny_checkpoints import build
 
 from sim_bridge.environment import Environment
 from sim_bridge.ros.graph import Graph, GraphError, isolated_environment
 from vlnr1_ros.navigation.errors import UserError
+from vlnr1_ros.nodes import messages
+from vlnr1_ros.nodes.lean_executor import LeanExecutor
 
 SETTINGS = {'sim_bridge': {'lockstep_timeout_s': 60.0, 'startup_timeout_s': 240.0}}
+START_S = 240.0
 
 
 def in_process(apartments, episode_id):
@@ -29,22 +39,60 @@ def in_process(apartments, episode_id):
     return metrics, actions
 
 
+class Watcher(Spun):
+    """Reads the clock of a graph and calls its services."""
+
+    def __init__(self, graph):
+        super().__init__(int(graph.environment['ROS_DOMAIN_ID']),
+                         lambda context: rclpy.create_node('watcher', context=context,
+                                                           namespace=graph.namespace),
+                         lambda node: LeanExecutor(context=node.context))
+        self.now_s = 0.0
+        # Not reliable: the bridge waits for nobody who only watches.
+        self.node.create_subscription(Clock, '/clock', self._on_clock, QoSProfile(
+            depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
+
+    def _on_clock(self, message):
+        self.now_s = messages.time_ns(message.clock) * 1e-9
+
+
+def pause_and_reset(graph):
+    """In the middle of the first episode; simulated times at begin and end of the pause."""
+    watcher = Watcher(graph)
+    try:
+        wait_until(lambda: watcher.now_s > 2.0, START_S)
+        assert watcher.call(SetBool, 'sim_bridge/pause', SetBool.Request(data=True)).success
+        time.sleep(0.3)
+        begun_s = watcher.now_s
+        time.sleep(0.7)
+        ended_s = watcher.now_s
+        assert watcher.call(SetBool, 'sim_bridge/pause', SetBool.Request(data=False)).success
+        wait_until(lambda: watcher.now_s > ended_s)
+        assert watcher.call(Trigger, 'sim_bridge/reset', Trigger.Request()).success
+    finally:
+        watcher.close()
+    return begun_s, ended_s
+
+
 @pytest.fixture(scope='module')
 def run(apartments, tmp_path_factory):
-    """(results of two episodes, their records' folder, the processes' ids) with the expert."""
+    """(results of two episodes, their records' folder, the processes' ids, the times of a pause)
+    with the expert, after a pause and a reset.
+    """
     records = tmp_path_factory.mktemp('records')
     results = []
     with Graph('expert', apartments.data, apartments.split, ['1', '2', 'nobody'], records,
                parameters=SETTINGS) as graph:
         pids = [graph.pid(node) for node in ('navigator', 'driver', 'sim_bridge')]
+        pause = pause_and_reset(graph)
         with pytest.raises(GraphError, match='episode nobody is not in'):
             for result in graph.results():
                 results.append(result)
-    return results, records, pids
+    return results, records, pids, pause
 
 
 def test_the_expert_succeeds_as_it_does_in_process(run, apartments):
-    results, _, _ = run
+    results, *_ = run
     assert [result['episode_id'] for result in results] == ['1', '2']
     for result in results:
         expected, actions = in_process(apartments, result['episode_id'])
@@ -73,6 +121,13 @@ def test_time_goes_on_from_one_episode_to_the_next(run):
     assert second[0][0] > first[-1][0]
 
 
+def test_time_stands_still_in_a_pause_and_a_reset_begins_anew(run):
+    results, _, _, (begun_s, ended_s) = run
+    assert begun_s == ended_s
+    first = results[0]['trajectory'][0]
+    assert first[0] > ended_s, 'what was driven before the reset is no part of the result'
+
+
 def test_the_record_has_a_frame_every_tenth_of_a_second(run):
     for result in run[0]:
         folder = Path(result['record'])
@@ -92,6 +147,17 @@ def test_no_process_is_left(run):
     for pid in run[2]:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_a_checkpoint_drives_until_the_episode_ends(apartments, tmp_path):
+    checkpoint = build(tmp_path / 'tiny', stop_bias=-30.0, execute=2)
+    settings = {'sim_bridge': {**SETTINGS['sim_bridge'], 'max_steps': 4}}
+    with Graph(str(checkpoint), apartments.data, apartments.split, ['1'],
+               parameters=settings) as graph:
+        result, = graph.results()
+    assert result['ended_by'] == 'max_steps' and not result['error']
+    assert len(result['actions']) == 4 and set(result['actions']) <= {1, 2, 3}
+    assert all(len(actions) == 2 for _, actions in result['decisions'])
 
 
 def test_a_missing_split_is_one_clear_error(apartments):

@@ -1,22 +1,19 @@
 """The bridge alone, with the other nodes played by hand: free run, hand-over, end."""
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 import rclpy
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
-from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
+from spun_node import WAIT_S, Spun, wait_until
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
@@ -25,44 +22,9 @@ from sim_bridge.ros.graph import isolated_environment
 from vlnr1_ros.nodes import messages
 from vlnr1_ros.nodes.lean_executor import LeanExecutor
 
-WAIT_S = 60.0
 TICK_S, TIMEOUT_S = 0.02, 0.5
 LINEAR_M_S, ANGULAR_RAD_S = 0.2, 0.6
 END_S = 2.0
-
-
-def wait_until(condition):
-    until_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < until_s, f'not within {WAIT_S:g} s'
-        time.sleep(0.01)
-
-
-class Spun:
-    """A node that is spun by a thread in a context of its own."""
-
-    def __init__(self, domain_id, make_node, make_executor):
-        os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-        self.context = Context()
-        self.context.init(domain_id=domain_id)
-        self.node = make_node(self.context)
-        self.executor = make_executor(self.node)
-        self.executor.add_node(self.node)
-        self.thread = threading.Thread(target=self._spin, daemon=True)
-        self.thread.start()
-
-    def _spin(self):
-        try:
-            self.executor.spin()
-        except ExternalShutdownException:
-            pass
-
-    def close(self):
-        if hasattr(self.node, 'close'):
-            self.node.close()
-        self.context.try_shutdown()
-        self.thread.join(10)
-        self.node.destroy_node()
 
 
 def bridge(apartments, domain_id, participants, **parameters):
@@ -92,13 +54,6 @@ class Visitor(Spun):
 
     def _on_instruction(self, message):
         self.events.append(message.data)
-
-    def call(self, kind, name, request):
-        client = self.node.create_client(kind, name)
-        assert client.wait_for_service(WAIT_S)
-        future = client.call_async(request)
-        wait_until(future.done)
-        return future.result()
 
     def pose(self):
         """x, y, yaw (ROS) of the newest odometry."""
