@@ -2,7 +2,6 @@
 import json
 import os
 import random
-import threading
 import time
 
 import cv2
@@ -12,10 +11,11 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Odometry, Path
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage
+from spun_node import Spun, wait_until
 from std_msgs.msg import Header, String
 from std_srvs.srv import SetBool, Trigger
 
@@ -26,46 +26,19 @@ from vlnr1_ros.nodes import messages
 from vlnr1_ros.nodes.lean_executor import LeanExecutor
 from vlnr1_ros.nodes.navigator import NavigatorNode
 
-WAIT_S = 20.0
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
-def wait_until(condition):
-    until_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < until_s, f'not within {WAIT_S:g} s'
-        time.sleep(0.01)
-
-
-class Spun:
-    """A node that is spun by a thread in a context of its own."""
-
-    def __init__(self, domain_id, make_node, executor_class=SingleThreadedExecutor):
-        os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-        self.context = Context()
-        self.context.init(domain_id=domain_id)
-        self.node = make_node(self.context)
-        self.executor = executor_class(context=self.context)
-        self.executor.add_node(self.node)
-        self.thread = threading.Thread(target=self._spin, daemon=True)
-        self.thread.start()
-
-    def _spin(self):
-        try:
-            self.executor.spin()
-        except ExternalShutdownException:
-            pass
-
-    def close(self):
-        self.context.try_shutdown()
-        self.thread.join(10)
+def spun_by(executor_class):
+    return lambda node: executor_class(context=node.context)
 
 
 class Robot(Spun):
     """Camera, base and driver of a robot, by hand."""
 
     def __init__(self, domain_id):
-        super().__init__(domain_id, lambda context: rclpy.create_node('robot', context=context))
+        super().__init__(domain_id, lambda context: rclpy.create_node('robot', context=context),
+                         spun_by(SingleThreadedExecutor))
         node = self.node
         self.plans, self.states, self.heartbeats, self.acknowledged = [], [], [], []
         self.diagnostics = []
@@ -116,19 +89,12 @@ class Robot(Spun):
         self.status.publish(messages.plan_status(
             PlanStatus(stamp_ns, state, executed, of, reason), time.time_ns()))
 
-    def call(self, kind, name, request):
-        client = self.node.create_client(kind, name)
-        assert client.wait_for_service(WAIT_S)
-        future = client.call_async(request)
-        wait_until(future.done)
-        return future.result()
-
 
 def navigator(domain_id, executor_class=SingleThreadedExecutor, **parameters):
     overrides = [Parameter(name, value=value)
                  for name, value in {'policy': 'forward', **parameters}.items()]
     return Spun(domain_id, lambda context: NavigatorNode(
-        context=context, parameter_overrides=overrides), executor_class)
+        context=context, parameter_overrides=overrides), spun_by(executor_class))
 
 
 @pytest.fixture
