@@ -36,7 +36,9 @@ soak: $(INSTALLED)
 	@$(PYTHON) -m pytest -m soak
 
 clean:
-	rm -rf .venv data demo runs build install log dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv data demo install log dist *.egg-info .pytest_cache .ruff_cache
+	@# build/nano is hours of work and stays; results and runs are the user's
+	find build -mindepth 1 -maxdepth 1 ! -name nano -exec rm -rf {} + 2>/dev/null || true
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): install.sh setup.py constraints.txt

@@ -8,7 +8,12 @@ network ever hears it. To look at it from another terminal, set the same ROS_DOM
 import os
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, GroupAction, SetEnvironmentVariable
+from launch.actions import (
+    DeclareLaunchArgument,
+    GroupAction,
+    SetEnvironmentVariable,
+    UnsetEnvironmentVariable,
+)
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node, PushRosNamespace, SetParameter
 from launch_ros.parameter_descriptions import ParameterValue
@@ -82,6 +87,9 @@ def generate_launch_description():
         # Humble knows only this one; newer ones say that it is deprecated.
         *([SetEnvironmentVariable('ROS_LOCALHOST_ONLY', '1')]
           if os.environ.get('ROS_DISTRO') == 'humble' else []),
+        # A static peer or a discovery server would carry the traffic off the machine all the same.
+        *map(UnsetEnvironmentVariable,
+             ('ROS_STATIC_PEERS', 'ROS_DISCOVERY_SERVER', 'ROS_SUPER_CLIENT')),
         SetEnvironmentVariable('ROS_DOMAIN_ID', value('domain_id')),
         SetEnvironmentVariable('RCUTILS_LOGGING_BUFFERED_STREAM', '1'),
         nodes,

@@ -9,7 +9,7 @@ import time
 import pytest
 import rclpy
 from geometry_msgs.msg import Twist
-from nav_msgs.msg import Odometry
+from nav_msgs.msg import Odometry, Path
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
@@ -19,6 +19,8 @@ from std_srvs.srv import SetBool, Trigger
 
 from sim_bridge.ros.bridge import BridgeNode, OwnLoop
 from sim_bridge.ros.graph import isolated_environment
+from vlnr1_ros.motion.plan import encode
+from vlnr1_ros.navigation.actions import Action, ActionSet
 from vlnr1_ros.nodes import messages
 from vlnr1_ros.nodes.lean_executor import LeanExecutor
 
@@ -136,6 +138,18 @@ def test_reset_begins_the_episode_anew_while_time_goes_on(free):
     assert free.pose() == pose(start), 'the velocity of before is forgotten'
     stamps = [messages.time_ns(message.header.stamp) for message in free.odometry]
     assert stamps == sorted(stamps) and free.simulated_s() > reset_s
+
+
+def test_a_plan_of_another_turn_angle_ends_the_episode_as_an_error(free):
+    results = []
+    free.node.create_subscription(String, 'sim_bridge/result', lambda m: results.append(
+        json.loads(m.data)), QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+    plans = free.node.create_publisher(Path, 'plan', 1)
+    wait_until(plans.get_subscription_count)
+    poses = encode(free.pose(), [Action.TURN_LEFT], ActionSet(turn_deg=15.0))
+    plans.publish(messages.path(poses, 1, 'odom'))
+    wait_until(lambda: results)
+    assert 'turn_deg' in results[-1]['error'] and 'cannot be driven' in results[-1]['error']
 
 
 def test_a_cancel_is_answered_before_the_next_instruction_is_given(apartments, domain_id, visitor):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,4 +189,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    raise SystemExit(main())
+    from vlnr1_ros.command import run
+
+    raise SystemExit(run('packed_sft', main, sys.argv[1:]))

@@ -215,6 +215,8 @@ class BridgeNode(Node):
                 self._waiting.spin(0.1)
             self._tick(run, dt_s)
             run.ticks += 1
+            if self._peers.misfit:
+                raise EpisodeError(self._peers.misfit)
             if self._peers.stopped:
                 run.ended_by = 'stop'
                 return

@@ -48,6 +48,8 @@ def isolated_environment(log_dir: str | os.PathLike, domain_id: int | None = Non
         ROS_DOMAIN_ID=str(1 + os.getpid() % 100 if domain_id is None else domain_id),
         ROS_LOG_DIR=str(log_dir), RCUTILS_COLORIZED_OUTPUT='0', OMP_NUM_THREADS='1',
         PYTHONUNBUFFERED='1')
+    if os.environ.get('ROS_DISTRO') == 'humble':
+        environment['ROS_LOCALHOST_ONLY'] = '1'  # Humble knows no discovery range
     # A static peer or a super client would carry the traffic off the machine all the same.
     for name in ('ROS_STATIC_PEERS', 'ROS_DISCOVERY_SERVER', 'ROS_SUPER_CLIENT'):
         environment.pop(name, None)

@@ -53,6 +53,7 @@ class Peers:
         self.decisions: list = []
         self.executed: list = []
         self.stopped = False
+        self.misfit = ''
 
     def velocity(self, now_ns: int, timeout_s: float) -> tuple[float, float]:
         """(linear m/s, angular rad/s) to integrate now: the newest, zero when it is too old.
@@ -101,7 +102,8 @@ class Peers:
         try:
             actions = decode(messages.path_poses(message), self._action_set)
         except UserError as error:
-            self._node.get_logger().warning(f'a plan that cannot be driven: {error}')
+            self.misfit = (f'the navigator sent a plan that cannot be driven: {error}; give the '
+                           "bridge and the driver the checkpoint's turn_deg and forward_m")
             return
         if actions:
             self._actions[self._plan_ns] = actions
