@@ -11,7 +11,7 @@ import numpy as np
 from sim_bridge import frames
 from sim_bridge.benchmarks import preset
 from sim_bridge.config import EnvironmentConfig, check_files, habitat_config, without_goals
-from sim_bridge.expert import ShortestPathExpert
+from sim_bridge.expert import STOP, ShortestPathExpert
 from sim_bridge.reference_expert import ReferencePathExpert
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.navigation.metrics import finite_or_none
@@ -175,10 +175,11 @@ class Environment:
         """The expert's next n actions from here, padded with stop.
 
         It takes the shortest way, or with `follow_reference` the reference path from the point to
-        which this episode has come. Raises UserError where no way leads to the goal.
+        which this episode has come. Where no way leads to the goal it stops at once.
         """
         episode, config = self.episode, self.config
-        self._need_goals()
+        if not math.isfinite(self.distance_to_goal_m()):
+            return [STOP] * n
         follow = config.follow_reference and len(episode.reference_path)
         if self._expert is None:
             body = (self.pathfinder, config.forward_m, config.turn_deg, config.allow_sliding)

@@ -38,6 +38,7 @@ from training.evaluate import (
 )
 from training.leaderboard import export
 from vlnr1_ros.navigation import metrics
+from vlnr1_ros.navigation.camera import Camera
 from vlnr1_ros.navigation.errors import UserError
 
 FAR_AWAY = [500.0, 0.0, 500.0]
@@ -117,6 +118,16 @@ def test_what_is_given_beside_a_preset_wins(tmp_path):
                         ({'preset': 'rxr', 'languages': ['de-DE']}, "'de-DE'.*te-IN")):
         with pytest.raises(UserError, match=told):
             EvaluateConfig(policy='stop', **wrong)
+
+
+def test_a_model_for_other_turns_is_refused_and_another_camera_is_named(tmp_path, capsys):
+    with pytest.raises(UserError, match='turn_deg 30, the simulator has 15.*--turn-deg 30'):
+        evaluate(settings(tmp_path, 'r2r', policy='models/nano'))
+    with pytest.raises(UserError, match='RxR_VLNCE_v0.zip'):
+        evaluate(settings(tmp_path, 'rxr', policy='models/nano'))
+    told = capsys.readouterr().err
+    assert 'hfov is 79.0 deg, the model expects 90.0 deg' in told
+    assert 'camera height is 0.88 m, the model expects 1.25 m' in told
 
 
 def test_r2r_from_the_files_to_the_table_and_the_leaderboard(data, tmp_path, capsys):
@@ -400,6 +411,30 @@ def test_ego_drops_what_cannot_be_reached(lost):
     made = EgoSettings(frame_width=8, frame_height=8)
     assert collect(environment, '3', Expert(), made) is None
     assert collect(environment, '1', Expert(), made).actions[-1] == 0
+    environment.close()
+
+
+def test_ego_replays_rxrs_expert_under_rxrs_protocol(detours, tmp_path):
+    from training.ego import main
+    from training.ego_files import episode_folder
+
+    assert main(['--data', str(detours), '--split', 'val_unseen', '--out', str(tmp_path),
+                 '--preset', 'rxr', '--language', 'en-US', '--camera', '32x24',
+                 '--frame-size', '16x12', '--episodes', '1']) == 0
+    made = EgoSettings.load(tmp_path)
+    assert made.camera == Camera(32, 24, 79.0, 0.88) and made.action_set.turn_deg == 30.0
+    assert (made.preset, made.dataset, made.languages) == ('rxr', RXR, ['en-US'])
+    assert made.max_steps == 500
+    environment = Environment(environment_config(detours, 'rxr', camera='32x24'))
+    made_id = next(e.episode_id for e in environment.episodes
+                   if episode_folder(tmp_path, 'val_unseen', e.episode_id,
+                                     e.trajectory_id).is_dir())
+    folder = episode_folder(tmp_path, 'val_unseen', made_id, made_id)
+    actions = json.loads((folder / 'action_list.json').read_text())
+    environment.reset(made_id)
+    for action in actions:
+        environment.step(action)
+    assert environment.metrics()['ndtw'] >= 0.9
     environment.close()
 
 

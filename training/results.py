@@ -208,8 +208,8 @@ def describe(settings: dict) -> str:
     swapped = ', another object of the room named' if settings.get('swap') else ''
     spoken = ''.join(f', {" ".join(settings[key])}' for key in ('roles', 'languages')
                      if settings.get(key))
-    return (f'{settings.get("policy")} on {settings.get("preset", "")} {settings.get("split")}'
-            f'{spoken}, '
+    benchmark = '' if settings.get('preset') in (None, 'apartments') else settings['preset'] + ' '
+    return (f'{settings.get("policy")} on {benchmark}{settings.get("split")}{spoken}, '
             f'{settings.get("turn_deg"):g} degrees, {settings.get("simulator")}{swapped}')
 
 
