@@ -77,6 +77,9 @@ class ShortestPathExpert:
     def _next(self, position, yaw_rad, face, accept):
         length, points = self._path(position)
         arrived = length <= STOP_DISTANCE_M and (accept is None or accept(position))
+        if not arrived and not self._pathfinder.is_navigable(position):
+            # off the mesh any step leads to its nearest place, which is no nearer to the goal
+            return FORWARD, self._step(position, yaw_rad)[0], yaw_rad
         step = None if arrived else self._forward_choice(position, yaw_rad, length, points)
         if step is not None:
             turns, after = step

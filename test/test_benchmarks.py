@@ -398,6 +398,11 @@ def test_no_way_to_the_goal_is_a_failure_and_no_nan(lost, tmp_path, capsys):
     assert f'{np.mean(near):.2f} [' in text.split('| NE (m)')[1].splitlines()[0]
 
 
+def test_a_start_beside_the_mesh_is_left_without_sliding_too(lost):
+    line = runner(lost, 'r2r', allow_sliding=False)('4')
+    assert line['success'] == 1.0 and line['distance_to_goal'] <= 0.35
+
+
 def test_whoever_wanders_where_there_is_no_way_fails_too(lost):
     run = runner(lost, 'r2r', policy='random', max_steps=20)
     for number in '23':
