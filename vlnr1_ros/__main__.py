@@ -17,6 +17,7 @@ VERBS = {
     'demo': ('sim_bridge.demo', 'the ROS graph in generated apartments, with videos to look at'),
     'worlds': ('sim_bridge.worlds.generate', 'generate apartments and VLN-CE episodes'),
     'ego': ('training.ego', 'replay the expert into VLN-Ego samples'),
+    'ego check': ('training.ego_check', 'inspect samples by what their images show'),
     'sft': ('training.sft', 'supervised fine-tuning of a Qwen-VL checkpoint'),
     'rft': ('training.rft', 'reinforcement fine-tuning (GRPO) of a checkpoint'),
     'evaluate': ('training.evaluate', 'closed loop over a split, with every VLN-CE metric'),
@@ -28,7 +29,7 @@ VERBS = {
 
 
 def usage() -> str:
-    verbs = '\n'.join(f'  {verb:<9} {what}' for verb, (_, what) in VERBS.items())
+    verbs = '\n'.join(f'  {verb:<12} {what}' for verb, (_, what) in VERBS.items())
     return f'usage: vlnr1 VERB [...]   (vlnr1 VERB --help says more)\n\n{verbs}\n'
 
 
@@ -45,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         print(usage(), end='', file=sys.stderr)
         return 2
     verb, *rest = argv
+    if rest and f'{verb} {rest[0]}' in VERBS:
+        verb, rest = f'{verb} {rest[0]}', rest[1:]
     if verb in ('-h', '--help', 'help'):
         print(usage(), end='')
         return 0
