@@ -19,7 +19,7 @@ def shipped(folder):
 
 
 OPENCV = 'opencv-python-headless>=4.8,<5'
-RAY = 'ray>=2.52'
+RAY = 'ray>=2.60,<3'
 
 EXTRAS = {
     # on the robot or on the machine beside it: the model and nothing of the simulator
