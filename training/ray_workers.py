@@ -178,5 +178,8 @@ def _try(address):
     except subprocess.TimeoutExpired:
         raise UserError(f'no Ray cluster at {address}: no answer within {CONNECT_TIMEOUT_S:g} s; '
                         'is it the port of ray start --head?') from None
+    if 'Unauthenticated' in tried.stderr:
+        raise UserError(f'the Ray cluster at {address} wants a token: set RAY_AUTH_MODE=token and '
+                        'RAY_AUTH_TOKEN as on its head')
     if tried.returncode:
         raise UserError(f'no Ray cluster at {address}: {_reason(tried.stderr)}')
