@@ -19,6 +19,7 @@ def shipped(folder):
 
 
 OPENCV = 'opencv-python-headless>=4.8,<5'
+RAY = 'ray>=2.60,<3'
 
 EXTRAS = {
     # on the robot or on the machine beside it: the model and nothing of the simulator
@@ -55,7 +56,9 @@ EXTRAS = {
     ],
     'train': [OPENCV, 'torch>=2.6', 'transformers>=5,<6', 'trl>=1.16,<2', 'peft>=0.21',
               'accelerate', 'datasets', 'pillow', 'safetensors', 'tqdm'],
-    'test': ['pytest>=8', 'pytest-timeout', 'ruff', 'psutil'],
+    # evaluation and data generation on many machines
+    'ray': [RAY],
+    'test': ['pytest>=8', 'pytest-timeout', 'ruff', 'psutil', RAY],
 }
 
 setup(

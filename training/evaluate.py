@@ -23,7 +23,7 @@ import numpy as np
 from sim_bridge.benchmarks import APARTMENTS, LANGUAGES, PRESETS, ROLES, preset, some_of
 from sim_bridge.config import EnvironmentConfig, simulator_name
 from sim_bridge.environment import Environment, Episode, load_episodes
-from training import results
+from training import ray_workers, results
 from training.episode import ExpertPolicy, check_actions, run_episode
 from training.workers import run_tasks
 from vlnr1_ros.navigation.actions import Action, ActionSet
@@ -67,6 +67,10 @@ class EvaluateConfig:
     languages: Optional[list[str]] = field(default=None, metadata={'help':
         "of RxR: en-US, en-IN, hi-IN, te-IN. Default: the preset's (en-US en-IN)"})
     workers: int = field(default=0, metadata={'help': 'processes (0: one a core)'})
+    ray: Optional[str] = field(default=None, metadata={'help':
+        'run the episodes on the Ray cluster at this address: auto, HOST:PORT or '
+        'ray://HOST:PORT, or local to start one here. Every machine needs the same code, and '
+        'DATA and the checkpoint at the same absolute paths; results are written here'})
     out: Optional[str] = field(default=None, metadata={'help':
         'result file. Default: results/POLICY_SPLIT[_swap].jsonl, with the preset before the '
         "split's name"})
@@ -225,16 +229,16 @@ def evaluate(config: EvaluateConfig) -> tuple[dict, list[dict]]:
     job = _Job(policy, card, environment, config.swap, config.seed, config.device,
                distances)
     settings = _settings(config, job)
-    lines = _run(job, chosen, results.ResultFile(_out(config), settings), config.workers)
+    lines = _run(job, chosen, results.ResultFile(_out(config), settings), config)
     return settings, lines
 
 
-def _run(job, chosen, file, workers):
+def _run(job, chosen, file, config):
     from tqdm import tqdm
 
     ids = [e.episode_id for e in chosen]
     missing = [e for e in chosen if e.episode_id not in file]
-    outcomes = run_tasks(_groups(missing), Runner, (job,), workers or os.cpu_count() or 1)
+    outcomes = _outcomes(_groups(missing), job, config)
     try:
         with tqdm(total=len(ids), initial=len(ids) - len(missing), unit='episode',
                   desc=Path(job.policy).name, mininterval=0.2 if sys.stderr.isatty() else 30,
@@ -248,6 +252,13 @@ def _run(job, chosen, file, workers):
         outcomes.close()
         file.close()
     return file.lines(ids)
+
+
+def _outcomes(groups, job, config):
+    if config.ray:
+        gpu = (config.device or '').startswith('cuda')
+        return ray_workers.run_tasks(groups, Runner, (job,), config.workers, config.ray, gpu)
+    return run_tasks(groups, Runner, (job,), config.workers or os.cpu_count() or 1)
 
 
 def _so_far(lines):
@@ -294,7 +305,7 @@ def _environment_config(config, card):
                          else (camera.width, camera.height))
     except ValueError:
         raise UserError(f'camera {config.camera!r} is no WIDTHxHEIGHT such as 224x224') from None
-    data = Path(config.data)
+    data = Path(config.data).absolute()
     return EnvironmentConfig(
         dataset=str(data / 'datasets' / config.dataset), split=config.split,
         scenes_dir=str(data / 'scene_datasets'),
