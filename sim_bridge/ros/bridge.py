@@ -21,8 +21,12 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from sim_bridge import frames
+from sim_bridge.config import MAX_DEPTH_M
 from sim_bridge.environment import Environment
+from sim_bridge.ros.camera import CameraInStep, FreeCamera, Picture
 from sim_bridge.ros.episode_run import EpisodeRun
+from sim_bridge.ros.imperfections import Shutter, WheelOdometry, Wheels
 from sim_bridge.ros.parameters import BridgeParameters
 from sim_bridge.ros.peers import ACTIVE, Peers
 from sim_bridge.ros.record import Recorder
@@ -44,12 +48,13 @@ class BridgeNode(Node):
 
     def __init__(self, **kwargs):
         super().__init__('sim_bridge', **kwargs)
-        self._given = BridgeParameters.declare(self)
-        config = self._given.environment
+        self._given = given = BridgeParameters.declare(self)
+        config = given.environment
         self._environment = Environment(config)
         self._action_set = ActionSet(config.forward_m, config.turn_deg)
-        self._topics = Topics(self, config.camera)
-        self._peers = Peers(self, self._action_set, self._given.stamped)
+        self._topics = Topics(self, given.camera, given.reliable_images, given.depth, given.scan,
+                              MAX_DEPTH_M)
+        self._peers = Peers(self, self._action_set, given.stamped)
         reliable = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
         latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                              durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -61,6 +66,8 @@ class BridgeNode(Node):
         self.create_service(Trigger, '~/expert', self._on_expert)
         self._now_ns = FIRST_STAMP_NS
         self._waiting = Waiting(self._peers, lambda: self._now_ns)
+        self._camera = CameraInStep(self._environment) if given.lockstep else FreeCamera(
+            config, self._send, lambda: self._now_ns)
         self._paused = False
         self._in_episode = False
         self._recorder: Recorder | None = None
@@ -118,6 +125,7 @@ class BridgeNode(Node):
                 else:
                     spin_once(timeout_sec=0.1)
         finally:
+            self._camera.close()
             self._at_rest.set()
 
     def _run_all(self):
@@ -153,6 +161,7 @@ class BridgeNode(Node):
             self._in_episode = True
             self._topics.moved_by_hand()
             self._peers.begin()
+            self._begin_imperfections(episode_id)
             if self._given.record_dir:
                 self._recorder = Recorder(self._given.record_dir, episode_id)
             self._start(run.instruction)
@@ -162,17 +171,27 @@ class BridgeNode(Node):
         except (UserError, EpisodeError) as error:
             result = run.result(self._now_ns, 'error', {}, self._peers, str(error))
         except BaseException:
+            self._camera.end()
             if self._recorder is not None:
                 self._recorder.discard()
                 self._recorder = None
             raise
         finally:
             self._in_episode = False
+        self._camera.end()
         recorder, self._recorder = self._recorder, None
         if recorder is not None:
             path = recorder.finish(result, run.poses, self._peers.decisions, self._peers.executed)
             result['record'] = str(path)
         return result
+
+    def _begin_imperfections(self, episode_id: str):
+        given = self._given
+        drawn = given.imperfections, given.seed, episode_id
+        self._wheels = Wheels(*drawn, given.tick_ns * 1e-9)
+        self._odometry = WheelOdometry(*drawn)
+        self._camera.begin(episode_id, Shutter(*drawn))
+        self._waiting.until('camera', self._camera.ready, given.startup_timeout_s)
 
     def _start(self, instruction: str):
         """Wait for everybody, then hand over the instruction until it is accepted."""
@@ -228,7 +247,7 @@ class BridgeNode(Node):
                 return
             self._check_navigator()
             velocity = self._peers.velocity(self._now_ns, self._given.cmd_vel_timeout_s)
-            self._seen = self._environment.move(*velocity, dt_s)
+            self._seen = self._environment.move(*self._wheels.drive(*velocity), dt_s)
 
     def _tick(self, run, dt_s):
         """Everything that is stamped with one time, and the answers to it."""
@@ -236,34 +255,37 @@ class BridgeNode(Node):
         now_ns, seen = self._now_ns, self._seen
         run.poses.append([round(now_ns * 1e-9, 6), round(seen.x, 4), round(seen.y, 4),
                           round(seen.z, 4), round(seen.yaw_rad, 5)])
-        self._topics.clock_and_odometry(now_ns, seen, dt_s)
-        image_due = run.ticks % self._given.ticks_per_image == 0
+        told = self._odometry.measure(*frames.to_ros(seen.x, seen.z, seen.yaw_rad),
+                                      self._wheels.slip)
+
+        def clock_and_odometry():
+            self._topics.clock_and_odometry(now_ns, told, seen.y, dt_s)
+
+        clock_and_odometry()
         # Rendering goes on while the driver thinks; the image leaves when it has spoken, so that
         # the navigator has heard of the end of an action before it sees the image of that end.
-        rgb = self._render() if image_due else None
+        if run.ticks % self._given.ticks_per_image == 0:
+            self._camera.look(now_ns, seen)
         if not self._given.lockstep:
             self._waiting.keep_pace(dt_s)
         elif 'driver' not in self._given.participants:
             self._waiting.spin(0.0)
         else:
             self._waiting.until('driver', lambda: self._peers.velocity_ns == now_ns,
-                                self._given.lockstep_timeout_s,
-                                lambda: self._topics.clock_and_odometry(now_ns, seen, dt_s))
-        if rgb is None:
-            return
-        self._topics.camera(now_ns, rgb)
-        if self._recorder is not None:
-            self._recorder.frame(now_ns * 1e-9, rgb)
-        if self._given.lockstep and 'navigator' in self._given.participants:
-            self._waiting.until('navigator', lambda: self._peers.acknowledged_ns == now_ns,
-                                self._given.lockstep_timeout_s,
-                                lambda: self._topics.camera(now_ns, rgb))
+                                self._given.lockstep_timeout_s, clock_and_odometry)
+        for picture in self._camera.due(now_ns):
+            self._send(picture)
+            if 'navigator' in self._given.participants:
+                self._waiting.until(
+                    'navigator', lambda: self._peers.acknowledged_ns == picture.stamp_ns,  # noqa: B023
+                    self._given.lockstep_timeout_s,
+                    lambda: self._topics.camera(picture))  # noqa: B023
 
-    def _render(self):
-        self._environment.set_render(True)
-        rgb = self._environment.move(0.0, 0.0, 0.0).rgb
-        self._environment.set_render(False)
-        return rgb
+    def _send(self, picture: Picture):
+        """A picture leaves; in free run this is called in the camera's thread."""
+        self._topics.camera(picture)
+        if self._recorder is not None:
+            self._recorder.frame(picture.stamp_ns * 1e-9, picture.rgb)
 
     def _finish(self, run) -> dict:
         if run.ended_by == 'stop':
