@@ -123,16 +123,22 @@ def _scan(declare, camera: Camera) -> DepthScan | None:
     return DepthScan(camera, low_m, high_m, MAX_DEPTH_M) if wanted else None
 
 
-def _reliable_images(declare, lockstep: bool) -> bool:
+def declare_image_reliability(declare) -> bool:
+    """Whether images are reliable; `declare` is runtime's for a node."""
     reliability = declare('image_reliability', 'reliable',
                           'QoS of images: reliable, or best_effort as most cameras have it')
     if reliability not in RELIABILITIES:
         raise UserError(f'parameter image_reliability is {reliability!r}; give one of '
                         f'{", ".join(RELIABILITIES)}')
-    if lockstep and reliability != 'reliable':
+    return reliability == 'reliable'
+
+
+def _reliable_images(declare, lockstep: bool) -> bool:
+    reliable = declare_image_reliability(declare)
+    if lockstep and not reliable:
         raise UserError('parameter image_reliability is best_effort; lockstep waits for every '
                         'image, so leave it at reliable or set lockstep to false')
-    return reliability == 'reliable'
+    return reliable
 
 
 def _imperfections(declare) -> tuple[Imperfections, int]:
