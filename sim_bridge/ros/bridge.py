@@ -4,7 +4,8 @@
 
 In lockstep a tick ends when the driver has answered its odometry and the navigator its image; as
 long as somebody is late, time stands still. Episodes named by the parameter `episodes` run one
-after the other; each ends with a JSON result on `~/result`.
+after the other; each ends with a JSON result on `~/result`. In mode discrete there is no driver:
+`discrete.py`.
 """
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ import threading
 import time
 from typing import NoReturn
 
+from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -22,10 +24,14 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from sim_bridge.environment import Environment
+from sim_bridge.episode_seed import episode_seed
+from sim_bridge.ros.discrete import DiscreteMode
 from sim_bridge.ros.episode_run import EpisodeRun
-from sim_bridge.ros.parameters import BridgeParameters
+from sim_bridge.ros.only_one import OnlyOne
+from sim_bridge.ros.parameters import DISCRETE, BridgeParameters
 from sim_bridge.ros.peers import ACTIVE, Peers
 from sim_bridge.ros.record import Recorder
+from sim_bridge.ros.requests import Request, Requests
 from sim_bridge.ros.topics import Topics
 from sim_bridge.ros.waiting import EpisodeError, Interrupted, Waiting
 from vlnr1_ros.navigation.actions import ActionSet
@@ -36,6 +42,7 @@ from vlnr1_ros.nodes.lean_executor import LeanExecutor
 
 FIRST_STAMP_NS = 1_000_000_000  # zero means "no time yet" to nodes on simulated time
 EXPERT_ACTIONS = 6
+IDLE_S = 0.05                   # between two looks whether an episode is asked for
 END_WITHIN_S = 1.0              # of a signal, or the process is ended as it is
 
 
@@ -45,17 +52,23 @@ class BridgeNode(Node):
     def __init__(self, **kwargs):
         super().__init__('sim_bridge', **kwargs)
         self._given = BridgeParameters.declare(self)
+        self._only_one = OnlyOne(self)
         config = self._given.environment
         self._environment = Environment(config)
         self._action_set = ActionSet(config.forward_m, config.turn_deg)
         self._topics = Topics(self, config.camera)
-        self._peers = Peers(self, self._action_set, self._given.stamped)
+        discrete = self._given.mode == DISCRETE
+        self._peers = Peers(self, self._action_set, self._given.stamped, driver=not discrete)
+        self._discrete = DiscreteMode(self, self._environment, self._action_set, self._peers,
+                                      lambda: self._now_ns) if discrete else None
+        self._requests = Requests(self._given.requests_file)
         reliable = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
         latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                              durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._instruction = self.create_publisher(String, 'instruction', reliable)
         self._result = self.create_publisher(String, '~/result', latched)
         self._cancel = self.create_client(Trigger, 'navigator/cancel')
+        self._set_parameters = self.create_client(SetParameters, 'navigator/set_parameters')
         self.create_service(Trigger, '~/reset', self._on_reset)
         self.create_service(SetBool, '~/pause', self._on_pause)
         self.create_service(Trigger, '~/expert', self._on_expert)
@@ -112,21 +125,29 @@ class BridgeNode(Node):
         self._waiting.reset_asked = True
         self._at_rest.clear()
         try:
+            self._only_one.check(self._waiting.spin_until_ending)
+            request = None   # asked for by the file and not yet answered
             while self.context.ok() and not self._waiting.ending:
+                request = request or self._requests.next()
                 if self._waiting.reset_asked:
-                    self._run_all()
-                else:
-                    spin_once(timeout_sec=0.1)
+                    self._waiting.reset_asked = False
+                    self._run_all(map(Request, self._episodes_text().split()))
+                elif request is None:
+                    spin_once(timeout_sec=IDLE_S)
+                elif self._run_all([request]):
+                    request = None
         finally:
             self._at_rest.set()
 
-    def _run_all(self):
-        self._waiting.reset_asked = False
+    def _run_all(self, requests) -> bool:
+        """Whether all of them were run, and no reset came between."""
         try:
-            for episode_id in self._episodes_text().split():
-                self._say(self._run(episode_id))
+            for request in requests:
+                self._say(self._run(request))
         except Interrupted:
             self.get_logger().info('reset')
+            return False
+        return True
 
     def _episodes_text(self) -> str:
         return self.get_parameter_or('episodes', Parameter('episodes', value='')).value
@@ -143,19 +164,21 @@ class BridgeNode(Node):
             self.get_logger().info(f'episode {result["episode_id"]}: {result["ended_by"]}, '
                                    f'success {result["metrics"].get("success")}')
 
-    def _run(self, episode_id: str) -> dict:
+    def _run(self, request: Request) -> dict:
         """One episode from its instruction to its result."""
-        run = EpisodeRun(episode_id, time.monotonic(), self._now_ns)
+        run = EpisodeRun(request.episode_id, time.monotonic(), self._now_ns)
         try:
-            self._environment.set_render(False)
-            self._seen = self._environment.reset(episode_id)
-            run.instruction = self._environment.episode.instruction
+            self._environment.set_render(self._discrete is not None)
+            self._seen = self._environment.reset(run.episode_id)
+            run.instruction = request.instruction or self._environment.episode.instruction
             self._in_episode = True
             self._topics.moved_by_hand()
             self._peers.begin()
+            if self._discrete:
+                self._discrete.begin(self._seen)
             if self._given.record_dir:
-                self._recorder = Recorder(self._given.record_dir, episode_id)
-            self._start(run.instruction)
+                self._recorder = Recorder(self._given.record_dir, run.episode_id)
+            self._start(run)
             run.started_s, run.started_ns = time.monotonic(), self._now_ns
             self._drive(run)
             result = self._finish(run)
@@ -174,7 +197,7 @@ class BridgeNode(Node):
             result['record'] = str(path)
         return result
 
-    def _start(self, instruction: str):
+    def _start(self, run):
         """Wait for everybody, then hand over the instruction until it is accepted."""
         given, peers, listeners = self._given, self._peers, self._topics.listeners
         wait, timeout_s = self._waiting.until, self._given.startup_timeout_s
@@ -182,10 +205,14 @@ class BridgeNode(Node):
             wait('driver', lambda: (self.count_publishers('cmd_vel')
                                     and self.count_publishers('plan_status')
                                     and listeners()['odom']), timeout_s)
+        if self._discrete and self.count_publishers('cmd_vel'):
+            raise EpisodeError('mode discrete executes plans itself, but somebody publishes '
+                               'cmd_vel; end the driver, or take mode velocity')
         if 'navigator' not in given.participants:
             return
         wait('navigator', lambda: peers.navigator, timeout_s)
         if peers.navigator['state'] in ACTIVE:
+            wait('navigator', self._cancel.service_is_ready, timeout_s)
             # Answered, not only sent: it must not overtake the instruction that follows.
             cancelled = self._cancel.call_async(Trigger.Request())
             wait('navigator', lambda: (cancelled.done()
@@ -193,13 +220,25 @@ class BridgeNode(Node):
                  given.lockstep_timeout_s)
         wait('navigator', lambda: (self._instruction.get_subscription_count()
                                    and listeners()['image_raw']), timeout_s)
-        text = check_instruction(instruction)
+        if given.seed >= 0:
+            self._give_seed(episode_seed(given.seed, run.episode_id))
+        text = check_instruction(run.instruction)
         say = lambda: self._instruction.publish(String(data=text))  # noqa: E731
         peers.navigator = {}
         say()
         wait('navigator', lambda: peers.follows(text) or peers.navigator_trouble(),
              given.lockstep_timeout_s, say)
         self._check_navigator()
+
+    def _give_seed(self, seed: int):
+        self._waiting.until('navigator', self._set_parameters.service_is_ready,
+                            self._given.startup_timeout_s)
+        answer = self._set_parameters.call_async(SetParameters.Request(
+            parameters=[Parameter('seed', value=seed).to_parameter_msg()]))
+        self._waiting.until('navigator', answer.done, self._given.lockstep_timeout_s)
+        result = answer.result().results[0]
+        if not result.successful:
+            raise EpisodeError(f'the navigator does not take the seed {seed}: {result.reason}')
 
     def _check_navigator(self):
         trouble = self._peers.navigator_trouble()
@@ -210,25 +249,32 @@ class BridgeNode(Node):
         """Ticks until the episode is over."""
         dt_s = self._given.tick_ns * 1e-9
         limit_ns = self._now_ns + int(self._given.episode_timeout_s * 1e9)
-        while True:
+        while not run.ended_by:
             while self._paused:
                 self._waiting.spin(0.1)
             self._tick(run, dt_s)
             run.ticks += 1
-            if self._peers.misfit:
-                raise EpisodeError(self._peers.misfit)
-            if self._peers.stopped:
-                run.ended_by = 'stop'
-                return
-            if len(self._peers.executed) >= self._environment.config.max_steps:
-                run.ended_by = 'max_steps'
-                return
-            if self._now_ns >= limit_ns:
-                run.ended_by = 'timeout'
+            run.ended_by = self._end(limit_ns)
+            if run.ended_by:
                 return
             self._check_navigator()
-            velocity = self._peers.velocity(self._now_ns, self._given.cmd_vel_timeout_s)
-            self._seen = self._environment.move(*velocity, dt_s)
+            if self._discrete:
+                self._seen = self._discrete.act(self._seen, self._now_ns + self._given.tick_ns)
+                # An image of the end would be an answer asked for in vain.
+                run.ended_by = self._end(limit_ns)
+            else:
+                velocity = self._peers.velocity(self._now_ns, self._given.cmd_vel_timeout_s)
+                self._seen = self._environment.move(*velocity, dt_s)
+
+    def _end(self, limit_ns) -> str:
+        """What has ended the episode, or ''."""
+        if self._peers.misfit:
+            raise EpisodeError(self._peers.misfit)
+        if self._peers.stopped:
+            return 'stop'
+        if len(self._peers.executed) >= self._environment.config.max_steps:
+            return 'max_steps'
+        return 'timeout' if self._now_ns >= limit_ns else ''
 
     def _tick(self, run, dt_s):
         """Everything that is stamped with one time, and the answers to it."""
@@ -260,17 +306,22 @@ class BridgeNode(Node):
                                 lambda: self._topics.camera(now_ns, rgb))
 
     def _render(self):
+        if self._discrete:
+            return self._seen.rgb
         self._environment.set_render(True)
         rgb = self._environment.move(0.0, 0.0, 0.0).rgb
         self._environment.set_render(False)
         return rgb
 
     def _finish(self, run) -> dict:
-        if run.ended_by == 'stop':
+        if run.ended_by == 'stop' and not self._discrete:
             self._environment.step(0)
         metrics = self._environment.metrics()
         metrics['steps_taken'] = len(self._peers.executed)
-        return run.result(self._now_ns, run.ended_by, metrics, self._peers, '')
+        result = run.result(self._now_ns, run.ended_by, metrics, self._peers, '')
+        if self._environment.episode.info.get('candidates'):
+            result['nearest_candidate'] = self._environment.nearest_candidate()
+        return result
 
 
 class OwnLoop(LeanExecutor):

@@ -11,18 +11,20 @@ from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.nodes import runtime
 
 PARTICIPANTS = ('driver', 'navigator')
+VELOCITY, DISCRETE = MODES = ('velocity', 'discrete')
 
 
 @dataclass(frozen=True)
 class BridgeParameters:
     """What is read once, at start; `episodes` may change and is asked of the node.
 
-    stamped: cmd_vel is TwistStamped. tick_ns: simulated time of a tick. ticks_per_image: a tick
-    in so many has an image. `*_timeout_s` of lockstep and startup are wall time, the others
-    simulated time.
+    stamped: cmd_vel is TwistStamped. tick_ns: simulated time of a tick, which in discrete mode is
+    that of an action. ticks_per_image: a tick in so many has an image. `*_timeout_s` of lockstep
+    and startup are wall time, the others simulated time. seed: -1 leaves the navigator's alone.
     """
 
     environment: EnvironmentConfig
+    mode: str
     lockstep: bool
     participants: tuple[str, ...]
     lockstep_timeout_s: float
@@ -32,8 +34,10 @@ class BridgeParameters:
     tick_ns: int
     ticks_per_image: int
     episode_timeout_s: float
+    seed: int
     record_dir: str
     results_file: str
+    requests_file: str
 
     @classmethod
     def declare(cls, node: Node) -> BridgeParameters:
@@ -45,17 +49,26 @@ class BridgeParameters:
         node.declare_parameter('episodes', '', runtime.ParameterDescriptor(
             description='ids, separated by blanks, to run one after the other; ~/reset begins '
             'anew with what it is then; empty: none'))
+        mode = declare('mode', VELOCITY, 'velocity: a driver sends cmd_vel; discrete: the bridge '
+                       'executes plans itself, as habitat actions')
+        if mode not in MODES:
+            raise UserError(f'parameter mode is {mode!r}; give one of {", ".join(MODES)}')
         lockstep = declare('lockstep', True, 'time waits for the participants; otherwise wall '
                            'time')
         stamped = declare('stamped', False, 'cmd_vel is TwistStamped (lockstep: always)')
-        tick_ns, ticks_per_image = _rates(
-            declare('control_hz', 50.0, 'ticks a second of simulated time', 'Hz', 5.0, 500.0),
-            declare('camera_hz', 10.0, 'images a second; divides control_hz', 'Hz', 0.1, 500.0))
+        control_hz = declare('control_hz', 50.0, 'ticks a second of simulated time (mode '
+                             'velocity)', 'Hz', 5.0, 500.0)
+        camera_hz = declare('camera_hz', 10.0, 'images a second; divides control_hz; in mode '
+                            'discrete also the most actions a second', 'Hz', 0.1, 500.0)
+        tick_ns, ticks_per_image = _rates(control_hz if mode == VELOCITY else camera_hz, camera_hz)
+        participants = _known(declare('participants', list(PARTICIPANTS), 'whom lockstep waits '
+                                      'for; no driver takes part in mode discrete'))
+        if mode == DISCRETE:
+            participants = tuple(name for name in participants if name != 'driver')
         return cls(
-            environment=environment, lockstep=lockstep, stamped=stamped or lockstep,
+            environment=environment, mode=mode, lockstep=lockstep, stamped=stamped or lockstep,
             tick_ns=tick_ns, ticks_per_image=ticks_per_image,
-            participants=_known(declare('participants', list(PARTICIPANTS),
-                                        'whom lockstep waits for')),
+            participants=participants,
             lockstep_timeout_s=declare('lockstep_timeout_s', 60.0, 'wall time after which one who '
                                        'is late ends the episode', 's', 0.1, 3600.0),
             startup_timeout_s=declare('startup_timeout_s', 120.0, 'wall time for the participants '
@@ -64,10 +77,16 @@ class BridgeParameters:
                                       's', 0.02, 10.0),
             episode_timeout_s=declare('episode_timeout_s', 1200.0, 'simulated time an episode may '
                                       'take', 's', 1.0, 1e6),
+            seed=declare('seed', -1, "of the run: the navigator's seed becomes one made of it and "
+                         "the episode's id; -1: it stays as it is", '', -1),
             record_dir=declare('record_dir', '', 'folder for a record of every episode; empty: '
                                'none'),
             results_file=declare('results_file', '', 'file to which every result is appended as a '
-                                 'line; empty: none'))
+                                 'line; empty: none'),
+            requests_file=declare('requests_file', '', 'file to whose end anybody adds episodes '
+                                  'to run after those of `episodes`, a line of JSON each: '
+                                  '{"episode_id": "1"}, with "instruction" to say other words; '
+                                  'empty: none'))
 
 
 def _environment(declare) -> EnvironmentConfig:

@@ -132,8 +132,12 @@ class Pilot:
     def image(self, stamp_ns: int, message: Any) -> None:
         """Take an image; it is converted only if it enters the history."""
         if self._recent and stamp_ns < self._recent[-1][0]:
-            self._recent.clear()  # the camera or its clock was started anew
+            # The camera or its clock was started anew: what was due then is due now.
+            self._recent.clear()
             self._last_sent_ns = -1
+            self._due = deque(min(due_ns, stamp_ns) for due_ns in self._due)
+            if self._look_ns is not None:
+                self._look_ns = min(self._look_ns, stamp_ns)
         self._recent.append((stamp_ns, message))
 
     def status(self, status: PlanStatus, stamp_ns: int) -> None:
@@ -175,14 +179,14 @@ class Pilot:
 
     def question(self) -> Question | None:
         """The decision to ask for now, if everything it needs is there."""
-        if self.state != WAITING:
+        if self.state not in (WAITING, EXECUTING):
             return None
         try:
             ready = self._take_frames()
         except UserError as error:
             self._end(REFUSED, str(error))
             return None
-        if not ready:
+        if not ready or self.state == EXECUTING:
             return None
         self._token += 1
         self.state, self.reason = DECIDING, 'the policy decides'
