@@ -220,8 +220,8 @@ class BridgeNode(Node):
                  given.lockstep_timeout_s)
         wait('navigator', lambda: (self._instruction.get_subscription_count()
                                    and listeners()['image_raw']), timeout_s)
-        if given.seed >= 0:
-            self._give_seed(episode_seed(given.seed, run.episode_id))
+        if given.policy_seed >= 0:
+            self._give_seed(episode_seed(given.policy_seed, run.episode_id))
         text = check_instruction(run.instruction)
         say = lambda: self._instruction.publish(String(data=text))  # noqa: E731
         peers.navigator = {}

@@ -96,7 +96,8 @@ class Graph:
             'driver': dict(common),
             'navigator': {**common, 'policy': self._policy, 'seed': seed},
             'sim_bridge': {
-                **common, 'mode': mode, 'split': split, 'dataset': str(data / 'datasets' / 'apartments' / 'v1'),
+                **common, 'mode': mode, 'split': split,
+                'dataset': str(data / 'datasets' / 'apartments' / 'v1'),
                 'scenes_dir': str(data / 'scene_datasets'), 'episodes': ' '.join(self._episodes),
                 'record_dir': str(Path(record_dir).resolve()) if record_dir else ''}}
         for node, values in (parameters or {}).items():

@@ -20,7 +20,8 @@ class BridgeParameters:
 
     stamped: cmd_vel is TwistStamped. tick_ns: simulated time of a tick, which in discrete mode is
     that of an action. ticks_per_image: a tick in so many has an image. `*_timeout_s` of lockstep
-    and startup are wall time, the others simulated time. seed: -1 leaves the navigator's alone.
+    and startup are wall time, the others simulated time. policy_seed: -1 leaves the navigator's
+    alone.
     """
 
     environment: EnvironmentConfig
@@ -34,7 +35,7 @@ class BridgeParameters:
     tick_ns: int
     ticks_per_image: int
     episode_timeout_s: float
-    seed: int
+    policy_seed: int
     record_dir: str
     results_file: str
     requests_file: str
@@ -77,8 +78,8 @@ class BridgeParameters:
                                       's', 0.02, 10.0),
             episode_timeout_s=declare('episode_timeout_s', 1200.0, 'simulated time an episode may '
                                       'take', 's', 1.0, 1e6),
-            seed=declare('seed', -1, "of the run: the navigator's seed becomes one made of it and "
-                         "the episode's id; -1: it stays as it is", '', -1),
+            policy_seed=declare('policy_seed', -1, "of the run: the navigator's seed becomes one "
+                                "made of it and the episode's id; -1: it stays as it is", '', -1),
             record_dir=declare('record_dir', '', 'folder for a record of every episode; empty: '
                                'none'),
             results_file=declare('results_file', '', 'file to which every result is appended as a '

@@ -22,8 +22,8 @@ class Peers:
     """Remembers the newest of everything, and what became of the plans of an episode.
 
     driver: whether one is listened to; without, plans and what became of them are told by
-    `hear_plan` and `hear_status`. velocity_ns: stamp of the newest velocity. decisions: [seconds, [action, ...]] for every
-    plan; executed: [seconds, action] for every action driven.
+    `hear_plan` and `hear_status`. velocity_ns: stamp of the newest velocity. decisions: [seconds,
+    [action, ...]] for every plan; executed: [seconds, action] for every action driven.
     """
 
     def __init__(self, node: Node, action_set: ActionSet, stamped: bool, driver: bool):

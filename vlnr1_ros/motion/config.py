@@ -50,9 +50,11 @@ class DriverConfig:
     plan_max_age_s: float = number(MAX_AGE_S, 'a plan made from an older image is refused', 's',
                                    0.1, 600.0)
     plan_max_shift_m: float = number(
-        MAX_SHIFT_M, 'a plan is refused if the base moved further since its image', 'm', 0.001, 1.0)
+        MAX_SHIFT_M, 'a plan is refused if the base moved further since its image', 'm', 0.001,
+        1.0)
     plan_max_shift_deg: float = number(
-        MAX_SHIFT_DEG, 'a plan is refused if the base turned further since its image', 'deg', 0.1, 90.0)
+        MAX_SHIFT_DEG, 'a plan is refused if the base turned further since its image', 'deg', 0.1,
+        90.0)
     replan: str = number(
         'after', 'after: plans come while the base stands; during: a plan may come while it '
         'moves, and the actions completed since its image are skipped')
