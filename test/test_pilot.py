@@ -117,6 +117,43 @@ def test_a_base_pushed_by_a_primitive_leaves_a_frame(loop):
     assert pixels(loop.image(20)) == [10, 20]
 
 
+def test_motion_while_paused_leaves_a_frame_a_primitive(driving):
+    loop, plan = driving
+    loop.pilot.pause(True)
+    loop.sent()
+    loop.status(plan, 'dropped', 0, 3, 20, 'hold')
+    for ms in range(30, 130, 10):   # 91 cm, pushed by hand
+        loop.pose = Pose(1.01 * (ms - 30) / 100, 0.0, 0.0)
+        assert loop.image(ms) is None
+    loop.pilot.pause(False)
+    # the interrupted primitive, then 25, 50 and 75 cm, each seen from four fifths on
+    assert pixels(loop.image(130)) == [10, 30, 50, 80, 100]
+    assert loop.pilot.newest_image_ns == 130 * MS
+
+
+def test_motion_while_the_policy_decides_enters_the_next_question(loop):
+    loop.pilot.instruct('go', 0)
+    question = loop.image(10)
+    loop.pose = Pose(0.26, 0.0, 0.0)
+    loop.image(20)
+    assert pixels(question) == [10], 'a question keeps the history it was asked with'
+    plan, = loop.answer(question, F, F)
+    loop.status(plan, 'dropped', 0, 2, 30, 'moved')
+    assert pixels(loop.image(40)) == [10, 20]
+
+
+def test_what_a_plan_drives_is_not_counted_twice(driving):
+    loop, plan = driving
+    for k, x in enumerate((0.25, 0.5, 0.5)):
+        loop.pose = Pose(x, 0.0, 0.5 if k == 2 else 0.0)
+        loop.status(plan, 'done' if k == 2 else 'running', k + 1, 3, 20 + 10 * k)
+        question = loop.image(21 + 10 * k)
+    assert pixels(question) == [10, 21, 31, 41]
+    plan, = loop.answer(question, F)
+    loop.status(plan, 'dropped', 0, 1, 50, 'busy')
+    assert pixels(loop.image(60)) == [10, 21, 31, 41]
+
+
 def test_a_refused_plan_waits_before_it_asks_again():
     loop = Loop(retry_s=0.5)
     loop.pilot.instruct('go', 0)

@@ -3,6 +3,7 @@
     make nano                                   the whole recipe, resumable; then replaces
                                                 models/nano if the result is better
     python -m training.nano --work build/nano   the same
+    python -m training.nano --blind             only its blind control, for a comparison
 
 Every step is a command of this project, printed before it runs; a finished one leaves a mark
 below --work and is skipped the next time. What each step is for stands beside it.
@@ -70,6 +71,12 @@ class Recipe:
 
     def run(self) -> None:
         """Everything that is not done yet."""
+        self.samples()
+        self.seeing()
+        self.blind()
+
+    def samples(self) -> None:
+        """Apartments, expert runs in them, and a model that knows nothing yet."""
         scale = self.scale
         self.step('worlds', 'sim_bridge.worlds.generate', '--out', self.data, '--seed', self.seed,
                   '--processes', self.processes, '--split', f'train={scale.apartments}',
@@ -78,6 +85,10 @@ class Recipe:
         self.collect('room', self.data, scale.room_episodes, ['room'], '--noise', 0.08)
         self.collect('far', self.data, scale.far_episodes, ['door', 'apartment'], '--noise', 0.08)
         self.untrained()
+
+    def seeing(self) -> None:
+        """The checkpoint itself."""
+        scale = self.scale
         # Objects are only learnt within rooms, and first; then the mix keeps rooms in.
         self.train('sft1', 'untrained', ['room'], ROOM_FIRST, scale.room_steps, 1e-3, 0.5)
         self.train('sft2', 'sft1', ['room', 'far'], MIX, scale.mix_steps, 9e-4, 0.3)
@@ -91,12 +102,15 @@ class Recipe:
                      '--policy', self.work / 'sft2', '--max-steps', 120)
         self.train('sft3', 'sft2', ['room', 'far', 'dagger'], MIX, scale.dagger_steps, 6e-4, 0.02)
         self.calibrate('sft3')
-        # The blind control: the same samples, two stages, the same calibration. Without images
-        # its loss stops falling much earlier.
-        self.train('blind1', 'untrained', ['room'], ROOM_FIRST, scale.blind_steps, 1e-3, 0.5,
-                   '--blind')
-        self.train('blind2', 'blind1', ['room', 'far'], MIX, scale.blind_steps, 7e-4, 0.02,
-                   '--blind')
+
+    def blind(self) -> None:
+        """The control that sees black frames: the same samples and calibration, two stages.
+
+        Without images its loss stops falling much earlier.
+        """
+        steps = self.scale.blind_steps
+        self.train('blind1', 'untrained', ['room'], ROOM_FIRST, steps, 1e-3, 0.5, '--blind')
+        self.train('blind2', 'blind1', ['room', 'far'], MIX, steps, 7e-4, 0.02, '--blind')
         self.calibrate('blind2')
 
     def step(self, name: str, module: str, *arguments, processes: int = 1) -> None:
@@ -187,12 +201,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--work', type=Path, default=Path('build/nano'), help='folder to work in')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--processes', type=int, default=2, help='one a core')
+    parser.add_argument('--blind', action='store_true', help='make the blind control only')
     parser.add_argument('--small', action='store_true', help='the same steps in minutes: a test')
     parser.add_argument('--install', action='store_true',
                         help='replace models/nano if the result is better')
     args = parser.parse_args(argv)
     args.work.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(args.work, SMALL if args.small else Scale(), args.seed, args.processes)
+    if args.blind:
+        recipe.samples()
+        recipe.blind()
+        return 0
     recipe.run()
     if args.install:
         print('models/nano replaced' if install(recipe, SHIPPED) else 'models/nano kept')

@@ -52,9 +52,11 @@ class CameraInStep:
         return True
 
     def look(self, stamp_ns: int, seen: Observation) -> None:
-        """Take a picture from where that was observed."""
-        if not self._shutter.loses():
-            self._late.append(take(self._environment, stamp_ns, pose_of(seen)))
+        """Take a picture from where that was observed, or the one observed, if it was."""
+        if self._shutter.loses():
+            return
+        self._late.append(take(self._environment, stamp_ns, pose_of(seen)) if seen.rgb is None
+                          else Picture(stamp_ns, seen.rgb, seen.depth))
 
     def due(self, now_ns: int) -> Iterable[Picture]:
         """The pictures that leave now."""

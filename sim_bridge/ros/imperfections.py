@@ -41,6 +41,17 @@ class Imperfections:
     camera_height_m: float = 0.0
     camera_pitch_deg: float = 0.0
 
+    @property
+    def of_odometry(self) -> bool:
+        """Whether odometry is not the true pose."""
+        return any((self.odom_noise_m, self.odom_noise_deg, self.odom_drift, self.odom_drift_deg,
+                    self.wheel_slip))
+
+    @property
+    def of_motion(self) -> bool:
+        """Whether the base moves, or says that it moves, otherwise than commanded."""
+        return self.of_odometry or bool(self.actuation_delay_s)
+
     def plus(self, strength: float) -> Imperfections:
         """These and `strength` times TYPICAL; no share exceeds 0.9."""
         values = {item.name: getattr(self, item.name) + strength * getattr(TYPICAL, item.name)
@@ -94,8 +105,7 @@ class WheelOdometry:
     def __init__(self, given: Imperfections, seed: int, episode_id: str):
         self._random = stream(seed, episode_id, 1)
         self._given = given
-        self._exact = not (given.odom_noise_m or given.odom_noise_deg or given.odom_drift
-                           or given.odom_drift_deg or given.wheel_slip)
+        self._exact = not given.of_odometry
         longer, wider, aside = self._random.standard_normal(3).tolist()
         self._longer = 1 + given.odom_drift * longer
         self._wider = 1 + given.odom_drift * wider

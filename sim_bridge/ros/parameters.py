@@ -14,16 +14,18 @@ from vlnr1_ros.nodes import runtime
 
 PARTICIPANTS = ('driver', 'navigator')
 RELIABILITIES = ('reliable', 'best_effort')
+VELOCITY, DISCRETE = MODES = ('velocity', 'discrete')
 
 
 @dataclass(frozen=True)
 class BridgeParameters:
     """What is read once, at start; `episodes` may change and is asked of the node.
 
-    stamped: cmd_vel is TwistStamped. tick_ns: simulated time of a tick. ticks_per_image: a tick
-    in so many has an image. `*_timeout_s` of lockstep and startup are wall time, the others
-    simulated time. environment: its camera is where it really is; camera: where it is said to be.
-    scan: how a LaserScan is made, None for none.
+    stamped: cmd_vel is TwistStamped. tick_ns: simulated time of a tick, which in discrete mode is
+    that of an action. ticks_per_image: a tick in so many has an image. `*_timeout_s` of lockstep
+    and startup are wall time, the others simulated time. policy_seed: -1 leaves the navigator's
+    alone. environment: its camera is where it really is; camera: where it is said to be. scan: how
+    a LaserScan is made, None for none. seed: of the imperfections.
     """
 
     environment: EnvironmentConfig
@@ -33,6 +35,7 @@ class BridgeParameters:
     reliable_images: bool
     imperfections: Imperfections
     seed: int
+    mode: str
     lockstep: bool
     participants: tuple[str, ...]
     lockstep_timeout_s: float
@@ -42,8 +45,10 @@ class BridgeParameters:
     tick_ns: int
     ticks_per_image: int
     episode_timeout_s: float
+    policy_seed: int
     record_dir: str
     results_file: str
+    requests_file: str
 
     @classmethod
     def declare(cls, node: Node) -> BridgeParameters:
@@ -58,13 +63,23 @@ class BridgeParameters:
         node.declare_parameter('episodes', '', runtime.ParameterDescriptor(
             description='ids, separated by blanks, to run one after the other; ~/reset begins '
             'anew with what it is then; empty: none'))
+        mode = declare('mode', VELOCITY, 'velocity: a driver sends cmd_vel; discrete: the bridge '
+                       'executes plans itself, as habitat actions')
+        if mode not in MODES:
+            raise UserError(f'parameter mode is {mode!r}; give one of {", ".join(MODES)}')
         lockstep = declare('lockstep', True, 'time waits for the participants; otherwise wall '
                            'time')
         stamped = declare('stamped', False, 'cmd_vel is TwistStamped (lockstep: always)')
-        tick_ns, ticks_per_image = _rates(
-            declare('control_hz', 50.0, 'ticks a second of simulated time', 'Hz', 5.0, 500.0),
-            declare('camera_hz', 10.0, 'images a second; divides control_hz', 'Hz', 0.1, 500.0))
-        imperfections, seed = _imperfections(declare)
+        control_hz = declare('control_hz', 50.0, 'ticks a second of simulated time (mode '
+                             'velocity)', 'Hz', 5.0, 500.0)
+        camera_hz = declare('camera_hz', 10.0, 'images a second; divides control_hz; in mode '
+                            'discrete also the most actions a second', 'Hz', 0.1, 500.0)
+        tick_ns, ticks_per_image = _rates(control_hz if mode == VELOCITY else camera_hz, camera_hz)
+        participants = _known(declare('participants', list(PARTICIPANTS), 'whom lockstep waits '
+                                      'for; no driver takes part in mode discrete'))
+        if mode == DISCRETE:
+            participants = tuple(name for name in participants if name != 'driver')
+        imperfections, seed = _imperfections(declare, mode)
         environment = replace(
             environment, depth=depth or scan is not None,
             camera=_lifted(camera, imperfections.camera_height_m),
@@ -72,10 +87,9 @@ class BridgeParameters:
         return cls(
             environment=environment, camera=camera, depth=depth, scan=scan,
             reliable_images=_reliable_images(declare, lockstep), imperfections=imperfections,
-            seed=seed, lockstep=lockstep, stamped=stamped or lockstep,
+            seed=seed, mode=mode, lockstep=lockstep, stamped=stamped or lockstep,
             tick_ns=tick_ns, ticks_per_image=ticks_per_image,
-            participants=_known(declare('participants', list(PARTICIPANTS),
-                                        'whom lockstep waits for')),
+            participants=participants,
             lockstep_timeout_s=declare('lockstep_timeout_s', 60.0, 'wall time after which one who '
                                        'is late ends the episode', 's', 0.1, 3600.0),
             startup_timeout_s=declare('startup_timeout_s', 120.0, 'wall time for the participants '
@@ -84,10 +98,16 @@ class BridgeParameters:
                                       's', 0.02, 10.0),
             episode_timeout_s=declare('episode_timeout_s', 1200.0, 'simulated time an episode may '
                                       'take', 's', 1.0, 1e6),
+            policy_seed=declare('policy_seed', -1, "of the run: the navigator's seed becomes one "
+                                "made of it and the episode's id; -1: it stays as it is", '', -1),
             record_dir=declare('record_dir', '', 'folder for a record of every episode; empty: '
                                'none'),
             results_file=declare('results_file', '', 'file to which every result is appended as a '
-                                 'line; empty: none'))
+                                 'line; empty: none'),
+            requests_file=declare('requests_file', '', 'file to whose end anybody adds episodes '
+                                  'to run after those of `episodes`, a line of JSON each: '
+                                  '{"episode_id": "1"}, with "instruction" to say other words; '
+                                  'empty: none'))
 
 
 def _environment(declare) -> EnvironmentConfig:
@@ -141,7 +161,7 @@ def _reliable_images(declare, lockstep: bool) -> bool:
     return reliable
 
 
-def _imperfections(declare) -> tuple[Imperfections, int]:
+def _imperfections(declare, mode: str) -> tuple[Imperfections, int]:
     """(what the base does wrong, seed of it)."""
     seed = declare('imperfections.seed', 0, 'the same seed makes the same errors', '', 0, 2**31)
     strength = declare('imperfections.strength', 0.0, "so many times a small robot's typical "
@@ -169,7 +189,11 @@ def _imperfections(declare) -> tuple[Imperfections, int]:
                                 'higher than is said', 'm', -1.0, 1.0),
         camera_pitch_deg=declare('imperfections.camera_pitch_deg', 0.0, 'and looks up by so much',
                                  'deg', -45.0, 45.0))
-    return own.plus(strength), seed
+    imperfections = own.plus(strength)
+    if mode == DISCRETE and imperfections.of_motion:
+        raise UserError('mode discrete has no wheels: leave imperfections.strength, those of '
+                        'odometry, wheel_slip and actuation_delay_s at 0, or take mode velocity')
+    return imperfections, seed
 
 
 def _lifted(camera: Camera, by_m: float) -> Camera:

@@ -10,8 +10,10 @@ from typing import Any, Callable, NamedTuple, Sequence
 
 import numpy as np
 
+from ..motion.cut import Cutter
 from ..motion.plan import DONE, DROPPED, PlanStatus, Pose, encode
 from ..navigation.actions import Action
+from ..navigation.camera import resize
 from ..navigation.card import NavigationCard
 from ..navigation.errors import UserError
 from ..navigation.memory import History
@@ -24,7 +26,6 @@ PAUSED, FINISHED, REFUSED, FAILED = 'paused', 'finished', 'refused', 'failed'
 ACTIVE = (WAITING, DECIDING, EXECUTING, PAUSED)
 
 RECENT_IMAGES = 10
-SAME_PLACE = 0.8  # of a primitive: a base that moved less sees what it saw
 
 
 class Plan(NamedTuple):
@@ -61,6 +62,12 @@ class Pilot:
         self._run = 0
         self._token = 0
         self._due: deque[int] = deque()   # ends of primitives whose frame has not come yet
+        self._cutter: Cutter | None = None  # of motion without a plan
+        self._uncut: deque[tuple[int, Any]] = deque(maxlen=RECENT_IMAGES)
+        # Frames for the next question, whose history must not change while it is answered;
+        # bounded, however long somebody else drives.
+        self._taken: deque[tuple[int, np.ndarray, Pose]] = deque(
+            maxlen=self._history.exact_frames)
         self._look_ns: int | None = None  # a refused plan asks again from an image after this
         self._frame_ns = 0
         self._frame_pose: Pose | None = None
@@ -111,6 +118,8 @@ class Pilot:
         self._history = History(self.card.frame_width, self.card.frame_height)
         self._due = deque([max(now_ns, self.newest_image_ns + 1)])
         self._look_ns = None
+        self._taken.clear()
+        self._stands()
         self._go_on()
 
     def cancel(self) -> None:
@@ -132,9 +141,16 @@ class Pilot:
     def image(self, stamp_ns: int, message: Any) -> None:
         """Take an image; it is converted only if it enters the history."""
         if self._recent and stamp_ns < self._recent[-1][0]:
-            self._recent.clear()  # the camera or its clock was started anew
+            # The camera or its clock was started anew: what was due then is due now.
+            self._recent.clear()
             self._last_sent_ns = -1
+            self._due = deque(min(due_ns, stamp_ns) for due_ns in self._due)
+            if self._look_ns is not None:
+                self._look_ns = min(self._look_ns, stamp_ns)
+            self._stands()
         self._recent.append((stamp_ns, message))
+        if self.active and len(self._history) and not (self._plan_ns and self.accepted):
+            self._uncut.append((stamp_ns, message))
 
     def status(self, status: PlanStatus, stamp_ns: int) -> None:
         """Take the driver's word on a plan; `stamp_ns` is when it happened."""
@@ -149,6 +165,7 @@ class Pilot:
             self._finish()
         elif status.state == DONE:
             self._plan_ns = 0
+            self._stands()
             if self.state == EXECUTING:
                 self._go_on()
         else:
@@ -175,14 +192,14 @@ class Pilot:
 
     def question(self) -> Question | None:
         """The decision to ask for now, if everything it needs is there."""
-        if self.state != WAITING:
+        if not self.active:
             return None
         try:
-            ready = self._take_frames()
+            self._take_frames()
         except UserError as error:
             self._end(REFUSED, str(error))
             return None
-        if not ready:
+        if self.state != WAITING or not self._ready():
             return None
         self._token += 1
         self.state, self.reason = DECIDING, 'the policy decides'
@@ -201,36 +218,50 @@ class Pilot:
             return None
         return next((item for item in self._recent if item[0] >= wanted_ns), None)
 
-    def _take_frames(self) -> bool:
-        """Let images that are due enter the history; True when a decision can be made."""
-        while self._due or self._look_ns is not None:
+    def _take_frames(self):
+        """Take the images of ended primitives, then of motion that no plan asked for."""
+        while self._due:
             image = self._next_image()
-            if image is None:
-                return False
-            pose = self._pose_at(image[0])
+            pose = image and self._pose_at(image[0])
             if pose is None:
-                return False
-            if self._due:
-                self._due.popleft()
-                self._add(image, pose)
-            else:
-                self._look_ns = None
-                if self._moved(pose):
-                    self._add(image, pose)
-                self._frame_ns, self._frame_pose = image[0], pose
+                return
+            self._due.popleft()
+            self._take(image, pose)
+            self._cutter = self._cutter or Cutter(self.card.action_set, pose)
+        while self._uncut:
+            pose = self._pose_at(self._uncut[0][0])
+            if pose is None:
+                return
+            image = self._uncut.popleft()
+            self._cutter = self._cutter or Cutter(self.card.action_set, pose)
+            self._take(image, pose, len(self._cutter.add(pose)))
+
+    def _take(self, image, pose, times=1):
+        if times:
+            rgb = resize(self._to_rgb(image[1]), self._history.width, self._history.height)
+            self._taken += [(image[0], rgb, pose)] * times
+
+    def _ready(self) -> bool:
+        """Let what was taken enter the history; True when a decision can be made."""
+        if self._due:
+            return False
+        look = self._look_ns is not None
+        image = self._next_image()
+        pose = image and self._pose_at(image[0])
+        if look and pose is None:
+            return False
+        while self._taken:
+            self._frame_ns, rgb, self._frame_pose = self._taken.popleft()
+            self._history.add(rgb)
+        if look:
+            self._look_ns = None
+            self._frame_ns, self._frame_pose = image[0], pose
         return True
 
-    def _add(self, image, pose):
-        self._history.add(self._to_rgb(image[1]))
-        self._frame_ns, self._frame_pose = image[0], pose
-
-    def _moved(self, pose: Pose) -> bool:
-        if self._frame_pose is None or not len(self._history):
-            return True
-        actions = self.card.action_set
-        _, turn_rad = actions.displacement(Action.TURN_LEFT)
-        return (pose.distance_m(self._frame_pose) >= SAME_PLACE * actions.forward_m
-                or pose.turn_rad(self._frame_pose) >= SAME_PLACE * turn_rad)
+    def _stands(self):
+        """Motion without a plan is measured from the next image on."""
+        self._cutter = None
+        self._uncut.clear()
 
     # Ends and turns
 
@@ -238,6 +269,7 @@ class Pilot:
         was_moving = self.accepted
         self._plan_ns = 0
         if was_moving:
+            self._stands()
             self._due.append(stamp_ns)  # the interrupted primitive was executed as far as it went
         if self.state == EXECUTING:
             self.accepted = True
