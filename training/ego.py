@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sim_bridge.environment import Environment, EnvironmentConfig, load_episodes
+from sim_bridge.client import load_split, open_environment
+from sim_bridge.config import EnvironmentConfig
 from training.ego_collect import Expert, Learner, Noisy, collect
 from training.ego_files import (
     IMAGE_FORMATS,
@@ -39,9 +40,11 @@ TIERS = ('room', 'door', 'apartment')
 class Collector:
     """One process's environment and actor; call it with an episode's id."""
 
-    def __init__(self, settings: EgoSettings, data: str, split: str, root: Path):
+    def __init__(self, settings: EgoSettings, data: str, split: str, root: Path,
+                 habitat_python: str | None = None):
         self._settings, self._split, self._root = settings, split, root
-        self._environment = Environment(environment_config(settings, data, split))
+        self._environment = open_environment(environment_config(settings, data, split),
+                                             habitat_python)
         self._behaviour = _behaviour(settings)
 
     def __call__(self, episode_id: str) -> int:
@@ -101,7 +104,8 @@ def groups(episodes: list) -> list[list[str]]:
 
 
 def generate(settings: EgoSettings, data: str, split: str, root: Path, workers: int,
-             tiers: list[str] | None = None, count: int | None = None) -> dict[str, int]:
+             tiers: list[str] | None = None, count: int | None = None,
+             habitat_python: str | None = None) -> dict[str, int]:
     """Make the samples that are still missing; returns numbers of episodes and frames.
 
     Raises UserError on missing data, on other settings than the folder's, and on a full disk.
@@ -110,7 +114,7 @@ def generate(settings: EgoSettings, data: str, split: str, root: Path, workers: 
     config = environment_config(settings, data, split)
     if settings.policy:
         check_actions(NavigationCard.load(settings.policy), config)
-    wanted = choose(load_episodes(config), tiers, count, settings.seed)
+    wanted = choose(load_split(config, habitat_python)[1], tiers, count, settings.seed)
     settings.bind(root)
     remove_partials(root, split)
     missing = [e for e in wanted if not episode_folder(
@@ -118,7 +122,7 @@ def generate(settings: EgoSettings, data: str, split: str, root: Path, workers: 
     frames = []
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit='episode',
               desc=f'{split} -> {root}') as bar:
-        for made in _run(groups(missing), (settings, data, split, root), workers):
+        for made in _run(groups(missing), (settings, data, split, root, habitat_python), workers):
             frames.append(made)
             bar.set_postfix(frames=sum(frames), refresh=False)
             bar.update()
@@ -127,8 +131,10 @@ def generate(settings: EgoSettings, data: str, split: str, root: Path, workers: 
 
 
 def _run(portions, arguments, workers):
-    """Frames of each episode as it ends. One worker is this very process."""
-    if workers == 1:
+    """Frames of each episode as it ends. One worker is this very process, unless its simulator
+    is in yet another one, which may die and have its episode run again."""
+    *_, habitat_python = arguments
+    if workers == 1 and not habitat_python:
         if portions:
             collector = Collector(*arguments)
             yield from (collector(episode_id) for ids in portions for episode_id in ids)
@@ -180,6 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--max-steps', type=int, default=250, help='frames per episode at most (default: 250)')
     add('--seed', type=int, default=0, help='of noise, policy and drawn episodes')
     add('--workers', type=int, default=1, help='processes (default: 1)')
+    add('--habitat-python', help='Python interpreter that has habitat-lab (default: this one)')
     add('--export', type=Path, help='then write the samples as conversation JSON to this file')
     add('--card', help='checkpoint whose prompt and history sampler the export takes')
     return parser
@@ -216,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     if args.data:
         done = generate(_settings(args), args.data, args.split, args.out, args.workers,
-                        args.tier, args.episodes)
+                        args.tier, args.episodes, args.habitat_python)
         print(f'{done["episodes"]} episodes with {done["frames"]} frames made, '
               f'{done["kept"]} were there, {done["dropped"]} dropped: {args.out}')
     if args.export:

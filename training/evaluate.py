@@ -19,8 +19,9 @@ from typing import Optional
 
 import numpy as np
 
-from sim_bridge.config import EnvironmentConfig, simulator_name
-from sim_bridge.environment import Environment, Episode, load_episodes
+from sim_bridge.client import load_split, open_environment
+from sim_bridge.config import EnvironmentConfig
+from sim_bridge.environment import Episode
 from training import results
 from training.episode import ExpertPolicy, check_actions, run_episode
 from training.workers import run_tasks
@@ -71,6 +72,8 @@ class EvaluateConfig:
     success_distance_m: float = field(default=3.0, metadata={'help':
         'plain radius of success; at the named object it is 1 m in any case'})
     simulator: str = field(default='auto', metadata={'help': 'auto, habitat-sim or embedded'})
+    habitat_python: Optional[str] = field(default=None, metadata={'help':
+        'Python interpreter that has habitat-lab, e.g. of a conda environment. Default: this one'})
     device: Optional[str] = field(default=None, metadata={'help':
         "the checkpoint's device, e.g. cuda:0. Default: a GPU if there is one"})
     seed: int = field(default=0, metadata={'help': 'draws episodes and random actions'})
@@ -87,6 +90,7 @@ class _Job:
     seed: int
     device: str | None
     forward_m_of_tier: dict
+    habitat_python: str | None = None
 
 
 class Runner:
@@ -94,7 +98,7 @@ class Runner:
 
     def __init__(self, job: _Job):
         self._job = job
-        self._environment = Environment(job.environment)
+        self._environment = open_environment(job.environment, job.habitat_python)
         # images are nine tenths of a step, and these policies look at none
         self._environment.set_render(os.path.isdir(job.policy) and not job.card.blind)
         self._policies: dict = {}
@@ -172,13 +176,13 @@ def evaluate(config: EvaluateConfig) -> tuple[dict, list[dict]]:
     check_actions(card, environment)
     for difference in card.camera.differences(environment.camera):
         print(f'warning: {difference}', file=sys.stderr)
-    everything = load_episodes(environment)
+    environment, everything = load_split(environment, config.habitat_python)
     chosen = choose(everything, config.tier, config.episodes, config.seed)
     if config.swap and not all('swap' in e.info for e in chosen):
         raise UserError(f'--swap: the episodes of {config.dataset} name no other object; it needs '
                         'generated apartments')
     job = _Job(policy, card, environment, config.swap, config.seed, config.device,
-               _mean_distances(everything))
+               _mean_distances(everything), config.habitat_python)
     settings = _settings(config, job)
     lines = _run(job, chosen, results.ResultFile(_out(config), settings), config.workers)
     return settings, lines
@@ -258,7 +262,7 @@ def _environment_config(config, card):
                       else config.camera_height_m),
         forward_m=config.forward_m, turn_deg=config.turn_deg,
         allow_sliding=config.allow_sliding, max_steps=config.max_steps,
-        simulator=simulator_name(config.simulator),
+        simulator=config.simulator,
         success_distance_m=config.success_distance_m)
 
 

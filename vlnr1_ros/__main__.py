@@ -1,5 +1,7 @@
 """The `vlnr1` program: `vlnr1 VERB ...` calls main(argv) of the verb's module.
 
+A verb may be two words.
+
 Modules are imported when called, so that `vlnr1 doctor` runs where torch or the simulator are
 missing, and `vlnr1 worlds` does not wait for torch.
 """
@@ -20,14 +22,14 @@ VERBS = {
     'sft': ('training.sft', 'supervised fine-tuning of a Qwen-VL checkpoint'),
     'evaluate': ('training.evaluate', 'closed loop over a split, with every VLN-CE metric'),
     'report': ('training.results', 'the tables of result files again, side by side'),
-    'bench': ('sim_bridge.bench', 'speed, side by side with the plain way'),
+    'bench sim': ('sim_bridge.bench', 'speed of the environment, side by side with the plain way'),
     'card': ('vlnr1_ros.navigation.card', "write a checkpoint's navigation.json"),
     'doctor': ('vlnr1_ros.doctor', 'what is installed, what is missing, what to do about it'),
 }
 
 
 def usage() -> str:
-    verbs = '\n'.join(f'  {verb:<9} {what}' for verb, (_, what) in VERBS.items())
+    verbs = '\n'.join(f'  {verb:<12} {what}' for verb, (_, what) in VERBS.items())
     return f'usage: vlnr1 VERB [...]   (vlnr1 VERB --help says more)\n\n{verbs}\n'
 
 
@@ -44,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         print(usage(), end='', file=sys.stderr)
         return 2
     verb, *rest = argv
+    if rest and f'{verb} {rest[0]}' in VERBS:
+        verb, rest = f'{verb} {rest[0]}', rest[1:]
     if verb in ('-h', '--help', 'help'):
         print(usage(), end='')
         return 0
