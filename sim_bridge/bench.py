@@ -150,7 +150,8 @@ def figures(team: list[Variant], steps: int) -> tuple[str, list[str]]:
     return '\n'.join(rows), missed
 
 
-def _generated(folder):
+def generated(folder: str) -> str:
+    """Two apartments with twelve episodes in a folder, which is returned."""
     from sim_bridge.worlds.generate import main as worlds
 
     tiers = 'room=2,door=2,apartment=2'
@@ -177,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.episodes < 1 or args.rounds < 1:
         raise UserError(f'--episodes {args.episodes} and --rounds {args.rounds} must be 1 or more')
     with tempfile.TemporaryDirectory() as folder:
-        data = args.data or _generated(folder)
+        data = args.data or generated(folder)
         config = EnvironmentConfig(
             dataset=f'{data}/datasets/{args.dataset}', split=args.split,
             scenes_dir=f'{data}/scene_datasets', camera=_camera(args.camera),

@@ -159,6 +159,10 @@ class RemoteEnvironment:
         self._send('move', linear_m_s, angular_rad_s, duration_s)
         return self.receive()
 
+    def look(self, x: float, y: float, z: float, yaw_rad: float) -> Observation:
+        """What the cameras show from a pose, whether rendering is on or not; nothing moves."""
+        return Observation(**self._ask('look', x, y, z, yaw_rad))
+
     def send_reset(self, episode_id: str) -> None:
         """The first half of `reset`; `receive` is the other."""
         self._episode = self.episode_by_id(episode_id)

@@ -25,7 +25,7 @@ from sim_bridge.environment import Environment, Observation, load_episodes
 from vlnr1_ros.navigation.errors import UserError
 
 LOCAL = re.compile(r'ipc://.+|tcp://(127(\.\d+){3}|localhost|\[::1\]):\d+')
-METHODS = ('reset', 'step', 'move', 'set_render', 'expert_plan', 'distance_to_goal_m',
+METHODS = ('reset', 'step', 'move', 'look', 'set_render', 'expert_plan', 'distance_to_goal_m',
            'nearest_candidate', 'metrics', 'top_down_map')
 """What a client may call of its Environment."""
 PARENT_CHECK_S = 1.0

@@ -15,10 +15,11 @@ from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, LaserScan
 from spun_node import Spun, wait_until
+from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 from test_bridge_by_hand import Visitor, bridge
 
@@ -152,6 +153,25 @@ def test_free_run_does_not_wait_for_one_who_hangs(apartments, domain_id, visitor
     finally:
         listener.kill()
         listener.wait()
+
+
+def test_the_simulator_may_live_in_another_interpreter_and_die(apartments, domain_id, visitor):
+    results = []
+    visitor.node.create_subscription(String, 'sim_bridge/result', lambda m: results.append(
+        json.loads(m.data)), QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+    running = bridge(apartments, domain_id, [], lockstep=False, habitat_python=sys.executable)
+    wait_until(lambda: visitor.images)
+    environment = Environment(apartments.config())
+    np.testing.assert_array_equal(messages.image_rgb(visitor.images[0]),
+                                  environment.reset('1').rgb)
+    environment.close()
+    os.kill(running.node._environment.pid, signal.SIGKILL)
+    wait_until(lambda: results)
+    assert results[0]['ended_by'] == 'error' and 'environment server' in results[0]['error']
+    count = len(visitor.images)
+    assert visitor.call(Trigger, 'sim_bridge/reset', Trigger.Request()).success
+    wait_until(lambda: len(visitor.images) > count + 1)
+    running.close()
 
 
 def test_other_episodes_are_run_after_a_reset(apartments, domain_id, visitor):

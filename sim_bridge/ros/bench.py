@@ -1,7 +1,7 @@
 """The bridge against its targets; ends with 1 when one is missed.
 
-    python -m sim_bridge.ros.bench --data data --split val_unseen
-    python -m sim_bridge.ros.bench --only free --seconds 10
+    vlnr1 bench bridge
+    vlnr1 bench bridge --data data --split val_unseen --only free --seconds 10
 
 latency   from the image in the simulator's hands to a node's callback, against a bare rclpy
           publisher and subscriber of an image of that size; all four processes run at once, so
@@ -11,6 +11,8 @@ lockstep  simulated against wall time over whole episodes through navigator, dri
 free      images a second that arrive, and those lost, of a camera of 30 Hz and 640x480 in wall
           time: with reliable images, with best effort and config/fastdds_large_images.xml, and,
           for comparison only, with best effort and the defaults of Fast DDS.
+
+Without --data two apartments are generated first.
 """
 from __future__ import annotations
 
@@ -28,6 +30,7 @@ import time
 from pathlib import Path
 from typing import Iterator
 
+from sim_bridge.bench import generated
 from sim_bridge.config import EnvironmentConfig
 from sim_bridge.environment import load_episodes
 from sim_bridge.ros.graph import Graph, GraphError, end_with_parent, isolated_environment
@@ -158,11 +161,10 @@ def latency(config: EnvironmentConfig, episode_id: str, seconds: float) -> tuple
     return medians[0], medians[1]
 
 
-def lockstep(config: EnvironmentConfig, data: str, policy: str,
-             episodes: list[str]) -> float:
+def lockstep(data: str, split: str, policy: str, episodes: list[str]) -> float:
     """Simulated over wall seconds."""
     simulated_s = wall_s = 0.0
-    with Graph(policy, data, config.split, episodes) as graph:
+    with Graph(policy, data, split, episodes) as graph:
         for result in graph.results():
             simulated_s += result['sim_s']
             wall_s += result['wall_s']
@@ -186,7 +188,7 @@ def free(config: EnvironmentConfig, episode_id: str, seconds: float, reliability
         team.sleep(TAIL_S)
         sent = {stamp for stamp, at in heard(listener, 'info').items() if from_ns <= at < to_ns}
         came = sent & set(heard(listener, 'image'))
-    return len(came) / ((to_ns - from_ns) * 1e-9), 1 - len(came) / max(1, len(sent))
+    return len(came) / ((to_ns - from_ns) * 1e-9), 1 - len(came) / len(sent)
 
 
 def _say(text: str, good: bool | None = None) -> bool:
@@ -194,12 +196,11 @@ def _say(text: str, good: bool | None = None) -> bool:
     return good is not False
 
 
-def run(args: argparse.Namespace) -> bool:
+def measure(args: argparse.Namespace, data: str) -> bool:
     """Measure and print; whether every target is met."""
-    config = EnvironmentConfig(dataset=f'{args.data}/datasets/apartments/v1', split=args.split,
-                               scenes_dir=f'{args.data}/scene_datasets')
-    config = EnvironmentConfig(**{**vars(config), 'dataset': os.path.abspath(config.dataset),
-                                  'scenes_dir': os.path.abspath(config.scenes_dir)})
+    data = os.path.abspath(data)
+    config = EnvironmentConfig(dataset=f'{data}/datasets/apartments/v1', split=args.split,
+                               scenes_dir=f'{data}/scene_datasets')
     ids = [e.episode_id for e in itertools.islice(load_episodes(config), args.episodes)]
     met = True
     if 'latency' in args.only:
@@ -209,7 +210,7 @@ def run(args: argparse.Namespace) -> bool:
                     f'bridge, {1e3 * bare_s:.2f} ms bare, ratio {ratio:.2f} (at most '
                     f'{MAX_LATENCY_RATIO})', ratio <= MAX_LATENCY_RATIO)
     if 'lockstep' in args.only:
-        times = lockstep(config, args.data, args.policy, ids)
+        times = lockstep(data, args.split, args.policy, ids)
         met &= _say(f'lockstep, {len(ids)} episodes of {args.policy}: {times:.1f} times wall time '
                     f'(at least {MIN_LOCKSTEP_TIMES:g})', times >= MIN_LOCKSTEP_TIMES)
     if 'free' in args.only:
@@ -229,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='vlnr1 bench bridge', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add('--data', default='data', help='folder with datasets/ and scene_datasets/')
+    add('--data', help='folder with datasets/ and scene_datasets/ (default: generate some)')
     add('--split', default='val_unseen', help='which episodes')
     add('--episodes', type=int, default=12, help='lockstep: the first so many of the split')
     add('--policy', default='expert', help='lockstep: expert, random, forward, stop or a '
@@ -240,10 +241,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.episodes < 1 or args.seconds <= 0:
         raise UserError(f'--episodes {args.episodes} and --seconds {args.seconds:g} must be '
                         'positive')
-    return 0 if run(args) else 1
+    with tempfile.TemporaryDirectory() as folder:
+        return 0 if measure(args, args.data or generated(folder)) else 1
 
 
 if __name__ == '__main__':
-    from vlnr1_ros.command import run as run_command
+    from vlnr1_ros.command import run
 
-    sys.exit(run_command('bench bridge', main, sys.argv[1:]))
+    sys.exit(run('bench bridge', main, sys.argv[1:]))

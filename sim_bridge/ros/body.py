@@ -6,6 +6,7 @@ from typing import Callable
 from rclpy.node import Node
 
 from sim_bridge import frames
+from sim_bridge.client import RemoteEnvironment
 from sim_bridge.config import MAX_DEPTH_M
 from sim_bridge.environment import Environment, Observation
 from sim_bridge.ros.camera import CameraInStep, FreeCamera, Picture
@@ -20,13 +21,14 @@ class Body:
     send: called with every Picture that leaves the camera, in free run by the camera's thread.
     """
 
-    def __init__(self, node: Node, given: BridgeParameters, environment: Environment,
+    def __init__(self, node: Node, given: BridgeParameters,
+                 environment: Environment | RemoteEnvironment,
                  send: Callable[[Picture], None], now_ns: Callable[[], int]):
         self._given = given
         self.topics = Topics(node, given.camera, given.reliable_images, given.depth, given.scan,
                              MAX_DEPTH_M)
-        self.camera = (CameraInStep(environment) if given.lockstep
-                       else FreeCamera(given.environment, send, now_ns))
+        self.camera = CameraInStep(environment) if given.lockstep else FreeCamera(
+            given.environment, given.habitat_python, send, now_ns)
 
     def begin(self, episode_id: str) -> None:
         """Stand where an episode starts; the camera may need some time until it is ready."""

@@ -23,7 +23,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from sim_bridge.environment import Environment
+from sim_bridge.client import ServerError, open_environment
 from sim_bridge.episode_seed import episode_seed
 from sim_bridge.ros.body import Body
 from sim_bridge.ros.camera import Picture
@@ -55,13 +55,15 @@ class BridgeNode(Node):
         self._given = BridgeParameters.declare(self)
         self._only_one = OnlyOne(self)
         config = self._given.environment
-        self._environment = Environment(config)
+        self._environment = open_environment(config, self._given.habitat_python)
         self._action_set = ActionSet(config.forward_m, config.turn_deg)
         self._body = Body(self, self._given, self._environment, self._send, lambda: self._now_ns)
         discrete = self._given.mode == DISCRETE
         self._peers = Peers(self, self._action_set, self._given.stamped, driver=not discrete)
         self._discrete = DiscreteMode(self, self._environment, self._action_set, self._peers,
                                       lambda: self._now_ns) if discrete else None
+        # The other cameras render for themselves.
+        self._environment.set_render(discrete and self._given.lockstep)
         self._requests = Requests(self._given.requests_file)
         reliable = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
         latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
@@ -114,7 +116,7 @@ class BridgeNode(Node):
                 raise UserError('no episode is running')
             actions = self._environment.expert_plan(EXPERT_ACTIONS)
             response.success, response.message = True, self._action_set.encode(actions)
-        except ValueError as error:
+        except (ValueError, ServerError) as error:
             response.success, response.message = False, str(error)
         return response
 
@@ -139,6 +141,7 @@ class BridgeNode(Node):
                     request = None
         finally:
             self._body.camera.close()
+            self._environment.close()
             self._at_rest.set()
 
     def _run_all(self, requests) -> bool:
@@ -170,7 +173,6 @@ class BridgeNode(Node):
         """One episode from its instruction to its result."""
         run = EpisodeRun(request.episode_id, time.monotonic(), self._now_ns)
         try:
-            self._environment.set_render(self._discrete is not None and self._given.lockstep)
             self._seen = self._environment.reset(run.episode_id)
             run.instruction = request.instruction or self._environment.episode.instruction
             self._in_episode = True
@@ -185,7 +187,7 @@ class BridgeNode(Node):
             run.started_s, run.started_ns = time.monotonic(), self._now_ns
             self._drive(run)
             result = self._finish(run)
-        except (UserError, EpisodeError) as error:
+        except (UserError, EpisodeError, ServerError) as error:
             result = run.result(self._now_ns, 'error', {}, self._peers, str(error))
         except BaseException:
             self._body.camera.end()

@@ -4,6 +4,7 @@ Both turn a stamp and a pose into a picture, which leaves when the imperfections
 """
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from dataclasses import replace
@@ -11,7 +12,8 @@ from typing import Callable, Iterable, NamedTuple
 
 import numpy as np
 
-from sim_bridge.config import EnvironmentConfig
+from sim_bridge.client import RemoteEnvironment, open_environment
+from sim_bridge.config import EnvironmentConfig, simulator_name
 from sim_bridge.environment import Environment, Observation
 from sim_bridge.ros.imperfections import Shutter
 
@@ -24,7 +26,7 @@ class Picture(NamedTuple):
     depth_m: np.ndarray | None
 
 
-def take(environment: Environment, stamp_ns: int, pose: tuple) -> Picture:
+def take(environment: Environment | RemoteEnvironment, stamp_ns: int, pose: tuple) -> Picture:
     """What an environment's cameras show from a pose (x, y, z, yaw; habitat's frame)."""
     seen = environment.look(*pose)
     return Picture(stamp_ns, seen.rgb, seen.depth)
@@ -38,7 +40,7 @@ def pose_of(seen: Observation) -> tuple[float, float, float, float]:
 class CameraInStep:
     """Takes pictures in the caller's thread; they wait in `due` for their time."""
 
-    def __init__(self, environment: Environment):
+    def __init__(self, environment: Environment | RemoteEnvironment):
         self._environment = environment
         self._late: deque[Picture] = deque()
 
@@ -74,12 +76,14 @@ class FreeCamera:
 
     Nothing here makes the caller wait for rendering. A picture asked for while another is being
     rendered waits; of several that wait the newest is taken. send: called with every Picture, in
-    the thread. now_ns: simulated time, as fast as wall time.
+    the thread. now_ns: simulated time, as fast as wall time. habitat_python: as in
+    open_environment.
     """
 
-    def __init__(self, config: EnvironmentConfig, send: Callable[[Picture], None],
-                 now_ns: Callable[[], int]):
+    def __init__(self, config: EnvironmentConfig, habitat_python: str | None,
+                 send: Callable[[Picture], None], now_ns: Callable[[], int]):
         self._config = replace(config, measures=False)
+        self._habitat_python = habitat_python
         self._send, self._now_ns = send, now_ns
         self._changed = threading.Condition()
         self._late: deque[Picture] = deque()
@@ -155,9 +159,11 @@ class FreeCamera:
             environment.close()
 
     def _open(self, environment, episode_id, shutter):
-        """The environment, made here: habitat-sim draws in the thread that made it only."""
         if environment is None:
-            environment = Environment(self._config)
+            python = self._habitat_python
+            if not python and simulator_name(self._config.simulator) == 'habitat-sim':
+                python = sys.executable   # it does not let other threads run while it draws
+            environment = open_environment(self._config, python)
         seen = environment.reset(episode_id)
         take(environment, 0, pose_of(seen))     # compiles, and fills caches
         self._shutter = shutter

@@ -29,6 +29,7 @@ class BridgeParameters:
     """
 
     environment: EnvironmentConfig
+    habitat_python: str | None
     camera: Camera
     depth: bool
     scan: DepthScan | None
@@ -57,6 +58,8 @@ class BridgeParameters:
             return runtime.declare(node, *args)
 
         environment = _environment(declare)
+        habitat_python = declare('habitat_python', '', 'interpreter that has habitat-sim; empty: '
+                                 'this one') or None
         camera = environment.camera
         depth = declare('depth', False, 'publish depth/image_raw and depth/camera_info')
         scan = _scan(declare, camera)
@@ -85,7 +88,8 @@ class BridgeParameters:
             camera=_lifted(camera, imperfections.camera_height_m),
             camera_pitch_deg=imperfections.camera_pitch_deg)
         return cls(
-            environment=environment, camera=camera, depth=depth, scan=scan,
+            environment=environment, habitat_python=habitat_python, camera=camera, depth=depth,
+            scan=scan,
             reliable_images=_reliable_images(declare, lockstep), imperfections=imperfections,
             seed=seed, mode=mode, lockstep=lockstep, stamped=stamped or lockstep,
             tick_ns=tick_ns, ticks_per_image=ticks_per_image,
