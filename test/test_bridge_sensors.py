@@ -159,7 +159,8 @@ def test_the_simulator_may_live_in_another_interpreter_and_die(apartments, domai
     results = []
     visitor.node.create_subscription(String, 'sim_bridge/result', lambda m: results.append(
         json.loads(m.data)), QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
-    running = bridge(apartments, domain_id, [], lockstep=False, habitat_python=sys.executable)
+    running = bridge(apartments, domain_id, [], habitat_python=sys.executable,
+                     episode_timeout_s=1e6)
     wait_until(lambda: visitor.images)
     environment = Environment(apartments.config())
     np.testing.assert_array_equal(messages.image_rgb(visitor.images[0]),
