@@ -26,8 +26,9 @@ MAY_IMPORT = {
     'sim_bridge': {'vlnr1_ros.navigation', 'vlnr1_ros.resources', 'vlnr1_ros.command'},
     # both ends of a topic turn numbers into messages by the same functions
     'sim_bridge.ros': {'vlnr1_ros.navigation', 'vlnr1_ros.resources', 'vlnr1_ros.command',
-                       'sim_bridge', 'sim_bridge.ros.graph', 'vlnr1_ros.nodes.messages', 'vlnr1_ros.nodes.runtime',
-                       'vlnr1_ros.nodes.lean_executor', 'vlnr1_ros.motion.plan'},
+                       'sim_bridge', 'sim_bridge.ros.graph', 'vlnr1_ros.nodes.messages',
+                       'vlnr1_ros.nodes.runtime', 'vlnr1_ros.nodes.lean_executor',
+                       'vlnr1_ros.motion.plan'},
     'vlnr1_ros.nodes.messages': {'vlnr1_ros.navigation', 'vlnr1_ros.motion',
                                  'vlnr1_ros.motion.plan'},
     'vlnr1_ros.nodes.runtime': {'vlnr1_ros.navigation', 'vlnr1_ros.nodes.lean_executor',
