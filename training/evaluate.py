@@ -272,6 +272,7 @@ def _check(config):
     if config.episodes < 0 or config.workers < 0 or config.max_steps < 1:
         raise UserError(f'episodes {config.episodes} and workers {config.workers} must not be '
                         f'negative, max_steps {config.max_steps} at least 1')
+    _mode(config)
 
 
 def _card_and_policy(config):
