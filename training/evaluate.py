@@ -2,6 +2,7 @@
 
     vlnr1 evaluate --policy models/nano --split val_unseen --episodes 200
     vlnr1 evaluate --policy models/nano --tier room --swap --out results/nano_swapped.jsonl
+    vlnr1 evaluate --policy models/nano --through-ros --mode velocity
     vlnr1 evaluate --config evaluate.yaml --policy expert
 
 Policies: a checkpoint folder, or random, forward (as far as the tier's goals are on average),
@@ -36,6 +37,7 @@ EXPERT = 'expert'
 EPISODES_PER_TASK = 16
 HASHED_BYTES = 1 << 20
 WITHOUT_TIER = 'episodes'
+MODES = ('discrete', 'velocity')   # of the ROS graph
 
 
 @dataclass
@@ -58,7 +60,13 @@ class EvaluateConfig:
         'folder of the splits under DATA/datasets'})
     workers: int = field(default=0, metadata={'help': 'processes (0: one a core)'})
     out: Optional[str] = field(default=None, metadata={'help':
-        'result file. Default: results/POLICY_SPLIT[_swap].jsonl'})
+        'result file. Default: results/POLICY_SPLIT[_swap][_ros_MODE].jsonl'})
+    through_ros: bool = field(default=False, metadata={'help':
+        'through the ROS 2 graph, navigator and simulated robot as processes of their own; as '
+        'many graphs side by side as --workers'})
+    mode: Optional[str] = field(default=None, metadata={'help':
+        "of --through-ros. discrete: habitat's actions, and the numbers of a run in process; "
+        'velocity: a driver drives, as on a robot. Default: discrete'})
     turn_deg: float = field(default=30.0, metadata={'help': "the simulator's degrees per turn"})
     forward_m: float = field(default=0.25, metadata={'help': "the simulator's forward step"})
     camera: Optional[str] = field(default=None, metadata={'help':
@@ -81,7 +89,10 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker process needs; `forward_m_of_tier` is how far the forward policy goes."""
+    """What a worker process needs.
+
+    forward_m_of_tier: how far the forward policy goes. mode: of the ROS graph, None in process.
+    """
 
     policy: str
     card: NavigationCard
@@ -91,6 +102,7 @@ class _Job:
     device: str | None
     forward_m_of_tier: dict
     habitat_python: str | None = None
+    mode: str | None = None
 
 
 class Runner:
@@ -105,10 +117,9 @@ class Runner:
 
     def __call__(self, episode_id: str) -> dict:
         """Run one episode; returns its line of the result file."""
-        episode = self._environment.episode_by_id(episode_id)
+        episode = self._episode(episode_id)
         swap = episode.info.get('swap') if self._job.swap else None
-        run = run_episode(self._environment, episode_id, self._policy(tier_of(episode)),
-                          self._job.seed, swap and swap['instruction_text'])
+        run = self._run(episode, swap and swap['instruction_text'])
         return {
             'episode_id': episode_id, 'scene_id': os.path.relpath(
                 episode.scene_id, os.path.abspath(self._job.environment.scenes_dir)),
@@ -118,6 +129,16 @@ class Runner:
             **run.metrics, 'at_told_object': self._at_told_object(run, swap),
             'decisions': run.decisions, 'actions': ''.join(map(str, run.actions)),
         }
+
+    def _episode(self, episode_id):
+        return self._environment.episode_by_id(episode_id)
+
+    def _run(self, episode, instruction):
+        return run_episode(self._environment, episode.episode_id, self._policy(tier_of(episode)),
+                           self._job.seed, instruction)
+
+    def _nearest_candidate(self):
+        return self._environment.nearest_candidate()
 
     def _policy(self, tier):
         job = self._job
@@ -131,8 +152,8 @@ class Runner:
         if not run.episode.info.get('candidates'):
             return None
         told = swap['object'] if swap else run.episode.info['goal_object']
-        stopped = run.actions[-1] == Action.STOP
-        return float(stopped and self._environment.nearest_candidate() == told)
+        stopped = run.actions[-1:] == [Action.STOP]
+        return float(stopped and self._nearest_candidate() == told)
 
 
 def _policy(job, environment, tier):
@@ -182,7 +203,7 @@ def evaluate(config: EvaluateConfig) -> tuple[dict, list[dict]]:
         raise UserError(f'--swap: the episodes of {config.dataset} name no other object; it needs '
                         'generated apartments')
     job = _Job(policy, card, environment, config.swap, config.seed, config.device,
-               _mean_distances(everything), config.habitat_python)
+               _mean_distances(everything), config.habitat_python, _mode(config))
     settings = _settings(config, job)
     lines = _run(job, chosen, results.ResultFile(_out(config), settings), config.workers)
     return settings, lines
@@ -193,7 +214,7 @@ def _run(job, chosen, file, workers):
 
     ids = [e.episode_id for e in chosen]
     missing = [e for e in chosen if e.episode_id not in file]
-    outcomes = run_tasks(_groups(missing), Runner, (job,), workers or os.cpu_count() or 1)
+    outcomes = run_tasks(_groups(missing), _start, (job,), workers or os.cpu_count() or 1)
     try:
         with tqdm(total=len(ids), initial=len(ids) - len(missing), unit='episode',
                   desc=Path(job.policy).name, mininterval=0.2 if sys.stderr.isatty() else 30,
@@ -207,6 +228,33 @@ def _run(job, chosen, file, workers):
         outcomes.close()
         file.close()
     return file.lines(ids)
+
+
+def _start(job):
+    """What a worker process runs episodes with."""
+    if job.mode is None:
+        return Runner(job)
+    from training.through_ros import GraphRunner
+
+    return GraphRunner(job)
+
+
+def _mode(config):
+    """The mode of the ROS graph, None in process; UserError for what cannot be."""
+    if not config.through_ros:
+        if config.mode is not None:
+            raise UserError(f'--mode {config.mode} says how to run through ROS: give '
+                            '--through-ros as well')
+        return None
+    mode = config.mode or MODES[0]
+    if mode not in MODES:
+        raise UserError(f'mode {mode!r} is unknown; give one of {", ".join(MODES)}')
+    if config.policy == 'forward':
+        raise UserError("policy forward goes as far as its tier's goals are on average, which "
+                        'the navigator is not told; evaluate it without --through-ros')
+    if config.seed < 0:
+        raise UserError(f'seed is {config.seed}; through ROS give one from 0')
+    return mode
 
 
 def _so_far(lines):
@@ -228,6 +276,7 @@ def _check(config):
     if config.episodes < 0 or config.workers < 0 or config.max_steps < 1:
         raise UserError(f'episodes {config.episodes} and workers {config.workers} must not be '
                         f'negative, max_steps {config.max_steps} at least 1')
+    _mode(config)
 
 
 def _card_and_policy(config):
@@ -276,7 +325,8 @@ def _mean_distances(episodes):
 
 
 def _out(config):
-    name = Path(config.policy).name + f'_{config.split}' + ('_swap' if config.swap else '')
+    name = (Path(config.policy).name + f'_{config.split}' + ('_swap' if config.swap else '')
+            + (f'_ros_{_mode(config)}' if config.through_ros else ''))
     return config.out or str(Path('results') / f'{name}.jsonl')
 
 
@@ -290,6 +340,7 @@ def _settings(config, job):
         'forward_m': config.forward_m, 'camera': asdict(environment.camera),
         'allow_sliding': config.allow_sliding, 'max_steps': config.max_steps,
         'success_distance_m': config.success_distance_m, 'simulator': environment.simulator,
+        **({'through_ros': True, 'mode': job.mode} if job.mode else {}),
     }
 
 

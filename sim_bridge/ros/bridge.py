@@ -16,7 +16,6 @@ import threading
 import time
 from typing import NoReturn
 
-from rcl_interfaces.srv import SetParameters
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -24,20 +23,19 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from sim_bridge.client import ServerError, open_environment
-from sim_bridge.episode_seed import episode_seed
 from sim_bridge.ros.body import Body
 from sim_bridge.ros.camera import Picture
 from sim_bridge.ros.discrete import DiscreteMode
 from sim_bridge.ros.episode_run import EpisodeRun
+from sim_bridge.ros.hand_over import HandOver
 from sim_bridge.ros.only_one import OnlyOne
 from sim_bridge.ros.parameters import DISCRETE, BridgeParameters
-from sim_bridge.ros.peers import ACTIVE, Peers
+from sim_bridge.ros.peers import Peers
 from sim_bridge.ros.record import Recorder
 from sim_bridge.ros.requests import Request, Requests
 from sim_bridge.ros.waiting import EpisodeError, Interrupted, Waiting
 from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.navigation.errors import UserError
-from vlnr1_ros.navigation.prompt import check_instruction
 from vlnr1_ros.nodes import runtime
 from vlnr1_ros.nodes.lean_executor import LeanExecutor
 
@@ -65,18 +63,16 @@ class BridgeNode(Node):
         # The other cameras render for themselves.
         self._environment.set_render(discrete and self._given.lockstep)
         self._requests = Requests(self._given.requests_file)
-        reliable = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
         latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                              durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._instruction = self.create_publisher(String, 'instruction', reliable)
         self._result = self.create_publisher(String, '~/result', latched)
-        self._cancel = self.create_client(Trigger, 'navigator/cancel')
-        self._set_parameters = self.create_client(SetParameters, 'navigator/set_parameters')
         self.create_service(Trigger, '~/reset', self._on_reset)
         self.create_service(SetBool, '~/pause', self._on_pause)
         self.create_service(Trigger, '~/expert', self._on_expert)
         self._now_ns = FIRST_STAMP_NS
         self._waiting = Waiting(self._peers, lambda: self._now_ns)
+        self._hand_over = HandOver(self, self._given, self._peers, self._waiting,
+                                   self._body.topics.listeners)
         self._paused = False
         self._in_episode = False
         self._recorder: Recorder | None = None
@@ -183,7 +179,7 @@ class BridgeNode(Node):
                 self._discrete.begin(self._seen)
             if self._given.record_dir:
                 self._recorder = Recorder(self._given.record_dir, run.episode_id)
-            self._start(run)
+            self._hand_over.begin(run.episode_id, run.instruction)
             run.started_s, run.started_ns = time.monotonic(), self._now_ns
             self._drive(run)
             result = self._finish(run)
@@ -204,54 +200,6 @@ class BridgeNode(Node):
             result['record'] = str(path)
         return result
 
-    def _start(self, run):
-        """Wait for everybody, then hand over the instruction until it is accepted."""
-        given, peers, listeners = self._given, self._peers, self._body.topics.listeners
-        wait, timeout_s = self._waiting.until, self._given.startup_timeout_s
-        if 'driver' in given.participants:
-            wait('driver', lambda: (self.count_publishers('cmd_vel')
-                                    and self.count_publishers('plan_status')
-                                    and listeners()['odom']), timeout_s)
-        if self._discrete and self.count_publishers('cmd_vel'):
-            raise EpisodeError('mode discrete executes plans itself, but somebody publishes '
-                               'cmd_vel; end the driver, or take mode velocity')
-        if 'navigator' not in given.participants:
-            return
-        wait('navigator', lambda: peers.navigator, timeout_s)
-        if peers.navigator['state'] in ACTIVE:
-            wait('navigator', self._cancel.service_is_ready, timeout_s)
-            # Answered, not only sent: it must not overtake the instruction that follows.
-            cancelled = self._cancel.call_async(Trigger.Request())
-            wait('navigator', lambda: (cancelled.done()
-                                       and peers.navigator['state'] not in ACTIVE),
-                 given.lockstep_timeout_s)
-        wait('navigator', lambda: (self._instruction.get_subscription_count()
-                                   and listeners()['image_raw']), timeout_s)
-        if given.policy_seed >= 0:
-            self._give_seed(episode_seed(given.policy_seed, run.episode_id))
-        text = check_instruction(run.instruction)
-        say = lambda: self._instruction.publish(String(data=text))  # noqa: E731
-        peers.navigator = {}
-        say()
-        wait('navigator', lambda: peers.follows(text) or peers.navigator_trouble(),
-             given.lockstep_timeout_s, say)
-        self._check_navigator()
-
-    def _give_seed(self, seed: int):
-        self._waiting.until('navigator', self._set_parameters.service_is_ready,
-                            self._given.startup_timeout_s)
-        answer = self._set_parameters.call_async(SetParameters.Request(
-            parameters=[Parameter('seed', value=seed).to_parameter_msg()]))
-        self._waiting.until('navigator', answer.done, self._given.lockstep_timeout_s)
-        result = answer.result().results[0]
-        if not result.successful:
-            raise EpisodeError(f'the navigator does not take the seed {seed}: {result.reason}')
-
-    def _check_navigator(self):
-        trouble = self._peers.navigator_trouble()
-        if trouble:
-            raise EpisodeError(trouble)
-
     def _drive(self, run):
         """Ticks until the episode is over."""
         dt_s = self._given.tick_ns * 1e-9
@@ -264,7 +212,7 @@ class BridgeNode(Node):
             run.ended_by = self._end(limit_ns)
             if run.ended_by:
                 return
-            self._check_navigator()
+            self._hand_over.check_navigator()
             if self._discrete:
                 self._seen = self._discrete.act(self._seen, self._now_ns + self._given.tick_ns)
                 # An image of the end would be an answer asked for in vain.

@@ -17,7 +17,8 @@ from vlnr1_ros.navigation.errors import UserError
 
 TOPIC = '~/born'
 DISCOVERY_S = 1.5  # an older bridge is found within this
-LEAVING_S = 5.0    # and may take so long to end, if it is about to
+HEARING_S = 0.2    # what others said when nobody listened yet
+LEAVING_S = 3.0    # and may take so long to end, if it is about to
 
 
 class OnlyOne:
@@ -36,7 +37,8 @@ class OnlyOne:
 
     def check(self, spin_once: Callable[..., None]) -> None:
         """Raise UserError when an older bridge is there, and stays."""
-        while time.monotonic() - self._made_s < DISCOVERY_S:
+        until_s = max(self._made_s + DISCOVERY_S, time.monotonic() + HEARING_S)
+        while not self._older and time.monotonic() < until_s:
             spin_once(timeout_sec=0.1)
         until_s = time.monotonic() + LEAVING_S
         while self._older and self._node.count_publishers(self._publisher.topic_name) > 1:
