@@ -249,9 +249,12 @@ class BridgeNode(Node):
         if self._recorder is not None:
             self._recorder.frame(now_ns * 1e-9, rgb)
         if self._given.lockstep and 'navigator' in self._given.participants:
+            def again():
+                self._topics.clock_and_odometry(now_ns, seen, dt_s)
+                self._topics.camera(now_ns, rgb)
+
             self._waiting.until('navigator', lambda: self._peers.acknowledged_ns == now_ns,
-                                self._given.lockstep_timeout_s,
-                                lambda: self._topics.camera(now_ns, rgb))
+                                self._given.lockstep_timeout_s, again)
 
     def _render(self):
         if self._discrete:
@@ -267,6 +270,8 @@ class BridgeNode(Node):
         metrics = self._environment.metrics()
         metrics['steps_taken'] = len(self._peers.executed)
         result = run.result(self._now_ns, run.ended_by, metrics, self._peers, '')
+        if self._discrete:
+            result['path'] = self._discrete.path
         if self._environment.episode.info.get('candidates'):
             result['nearest_candidate'] = self._environment.nearest_candidate()
         return result
