@@ -11,26 +11,29 @@ import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Tuple
 
+from sim_bridge.benchmarks import APARTMENTS, preset
 from vlnr1_ros.navigation.camera import Camera
 from vlnr1_ros.navigation.errors import UserError
 
 SIMULATORS = ('auto', 'habitat-sim', 'embedded')
-AGENT_RADIUS_M = 0.1
-AGENT_HEIGHT_M = 1.5
 MAX_DEPTH_M = 10.0
 
 _AGENT = 'habitat.simulator.agents.main_agent.'
 _SENSORS = _AGENT + 'sim_sensors.'
 _MEASUREMENTS = 'habitat.task.measurements.'
+MEASURES_WITHOUT_GOAL = ('collisions', 'path_length', 'steps_taken', 'ndtw')
 
 
 @dataclass
 class EnvironmentConfig:
     """Everything an Environment needs to know; lengths in metres, angles in degrees.
 
-    `dataset` is the folder that holds `{split}/{split}.json.gz`; `scenes_dir` is what its scene
-    ids are relative to. A positive `camera_pitch_deg` looks up.
+    `dataset` is the folder that holds `{split}/{split}.json.gz`, or `{split}_{role}.json.gz` with
+    `roles`; `languages`: only these, all when empty; `scenes_dir` is what its scene ids are
+    relative to. `benchmark` is the preset's name. `follow_reference`: the expert walks the
+    reference path instead of the shortest way. A positive `camera_pitch_deg` looks up.
     """
 
     dataset: str = 'data/datasets/apartments/v1'
@@ -48,16 +51,26 @@ class EnvironmentConfig:
     success_distance_m: float = 3.0
     measures: bool = True
     top_down_map: bool = False
+    benchmark: str = APARTMENTS.name
+    roles: Tuple[str, ...] = ()
+    languages: Tuple[str, ...] = ()
+    agent_radius_m: float = APARTMENTS.agent_radius_m
+    agent_height_m: float = APARTMENTS.agent_height_m
+    follow_reference: bool = False
 
     @property
-    def episodes_file(self) -> Path:
-        """Where the split's episodes are."""
-        return Path(self.dataset) / self.split / f'{self.split}.json.gz'
+    def episodes_files(self) -> list[Path]:
+        """Where the split's episodes are, a file a role."""
+        return self._files('.json.gz')
 
     @property
-    def ground_truth_file(self) -> Path:
-        """Where the split's dense reference paths are (nDTW needs them)."""
-        return Path(self.dataset) / self.split / f'{self.split}_gt.json.gz'
+    def ground_truth_files(self) -> list[Path]:
+        """Where the split's dense reference paths are (nDTW needs them), a file a role."""
+        return self._files('_gt.json.gz')
+
+    def _files(self, ending):
+        names = [f'{self.split}_{role}' for role in self.roles] or [self.split]
+        return [Path(self.dataset) / self.split / (name + ending) for name in names]
 
 
 def simulator_name(choice: str = 'auto') -> str:
@@ -75,16 +88,17 @@ def simulator_name(choice: str = 'auto') -> str:
 
 def check_files(config: EnvironmentConfig) -> None:
     """Raise UserError naming the path and the remedy when the split is not there."""
-    path = config.episodes_file
-    if not path.is_file():
-        splits = sorted(p.parent.name for p in Path(config.dataset).glob('*/*.json.gz')
-                        if p.name == f'{p.parent.name}.json.gz')
-        known = f'splits there: {", ".join(splits)}' if splits else 'no split is there'
-        raise UserError(f'split {config.split!r}: {path} does not exist ({known}); generate '
-                        'worlds with: vlnr1 worlds --out data')
+    get = preset(config.benchmark)
+    for path in config.episodes_files:
+        if not path.is_file():
+            ending = f'_{config.roles[0]}.json.gz' if config.roles else '.json.gz'
+            splits = sorted(p.parent.name for p in Path(config.dataset).glob('*/*.json.gz')
+                            if p.name == p.parent.name + ending)
+            known = f'splits there: {", ".join(splits)}' if splits else 'no split is there'
+            raise UserError(f'split {config.split!r}: {path} does not exist ({known}); '
+                            f'{get.get_episodes}')
     if not os.path.isdir(config.scenes_dir):
-        raise UserError(f'scenes folder {config.scenes_dir} does not exist; generate worlds with: '
-                        'vlnr1 worlds --out data')
+        raise UserError(f'scenes folder {config.scenes_dir} does not exist; {get.get_scenes}')
 
 
 def habitat_config(config: EnvironmentConfig):
@@ -102,6 +116,7 @@ def habitat_config(config: EnvironmentConfig):
     import habitat
 
     import sim_bridge.measures  # noqa: F401  (registers them)
+    import sim_bridge.vlnce_dataset  # noqa: F401  (registers it)
 
     overrides = [
         *_dataset(config), *_agent(config), *_simulator(config, simulator), *_measures(config),
@@ -109,6 +124,16 @@ def habitat_config(config: EnvironmentConfig):
         'habitat.environment.iterator_options.shuffle=False',
     ]
     return habitat.get_config('benchmark/nav/vln_r2r.yaml', overrides=overrides)
+
+
+def without_goals(lab_config) -> None:
+    """Drop the measures that need a goal from habitat-lab's configuration: test splits."""
+    import habitat
+
+    measurements = lab_config.habitat.task.measurements
+    with habitat.config.read_write(lab_config):
+        for name in [name for name in measurements if name not in MEASURES_WITHOUT_GOAL]:
+            del measurements[name]
 
 
 def _require_habitat_lab() -> None:
@@ -136,15 +161,20 @@ def _quoted(text) -> str:
 
 
 def _dataset(config):
-    path = os.path.join(os.path.abspath(config.dataset), '{split}', '{split}.json.gz')
-    return [f'habitat.dataset.data_path={_quoted(path)}',
+    name = '{split}_{role}.json.gz' if config.roles else '{split}.json.gz'
+    path = os.path.join(os.path.abspath(config.dataset), '{split}', name)
+    return ['habitat/dataset/vln=vlnce',
+            f'habitat.dataset.roles=[{",".join(config.roles)}]',
+            f'habitat.dataset.languages=[{",".join(config.languages)}]',
+            f'habitat.dataset.data_path={_quoted(path)}',
             f'habitat.dataset.split={_quoted(config.split)}',
             f'habitat.dataset.scenes_dir={_quoted(os.path.abspath(config.scenes_dir))}']
 
 
 def _agent(config):
     camera = config.camera
-    overrides = [f'{_AGENT}radius={AGENT_RADIUS_M}', f'{_AGENT}height={AGENT_HEIGHT_M}']
+    overrides = [f'{_AGENT}radius={config.agent_radius_m}',
+                 f'{_AGENT}height={config.agent_height_m}']
     sensors = ['rgb_sensor']
     if config.depth:
         sensors.append('depth_sensor')
@@ -191,11 +221,11 @@ def _measures(config):
     radius_m = config.success_distance_m
     overrides = [f'{_MEASUREMENTS}success.success_distance={radius_m}',
                  f'{_MEASUREMENTS}oracle_success.success_distance={radius_m}']
-    if config.ground_truth_file.is_file():
+    if all(path.is_file() for path in config.ground_truth_files):
+        references = ','.join(_quoted(path.resolve()) for path in config.ground_truth_files)
         names += ['ndtw', 'sdtw']
         overrides += [f'{_MEASUREMENTS}ndtw.success_distance={radius_m}',
-                      f'{_MEASUREMENTS}ndtw.ground_truth='
-                      f'{_quoted(config.ground_truth_file.resolve())}']
+                      f'{_MEASUREMENTS}ndtw.ground_truth=[{references}]']
     if config.top_down_map:
         names.append('top_down_map')
         # the fog alone costs more than everything else of a step

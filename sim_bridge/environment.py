@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from sim_bridge import frames
-from sim_bridge.config import EnvironmentConfig, check_files, habitat_config
-from sim_bridge.expert import ShortestPathExpert
+from sim_bridge.benchmarks import preset
+from sim_bridge.config import EnvironmentConfig, check_files, habitat_config, without_goals
+from sim_bridge.expert import STOP, ShortestPathExpert
+from sim_bridge.reference_expert import ReferencePathExpert
 from vlnr1_ros.navigation.errors import UserError
+from vlnr1_ros.navigation.metrics import finite_or_none
 
 MAX_SUBSTEP_M = 0.05
 MAX_SUBSTEP_RAD = math.radians(5.0)
@@ -19,15 +22,15 @@ SAME_PLACE_M = 1e-5
 FREE_SHARE = 0.95
 """A piece of motion that covers less of its length has run into something."""
 PER_ACTION_MEASURES = ('collisions', 'steps_taken')
-REMEDY = 'generate worlds with: vlnr1 worlds --out data'
 
 
 @dataclass(frozen=True)
 class Episode:
     """One instruction with its start and goals, in habitat's frame and metres.
 
-    start_yaw_rad is about +Y, positive to the left; goals (G, 3); reference_path (K, 3). Several
-    instructions may share a trajectory_id.
+    start_yaw_rad is about +Y, positive to the left; goals (G, 3); reference_path (K, 3); both are
+    empty in test splits. Several instructions may share a trajectory_id. `info` also holds RxR's
+    instruction_id, language and role.
     """
 
     episode_id: str
@@ -75,10 +78,10 @@ class Environment:
 
         self._lab_episodes = {str(e.episode_id): e for e in dataset.episodes}
         if len(self._lab_episodes) != len(dataset.episodes):
-            raise UserError(f'{config.episodes_file} has an episode id twice; {REMEDY}')
+            raise UserError(f'{_files(config)} has an episode id twice; '
+                            f'{preset(config.benchmark).get_episodes}')
         self._by_id = {e.episode_id: e for e in self.episodes}
-        _check_scene(dataset.episodes[0].scene_id)
-        self._env = _opened(dataset.episodes[0].scene_id, habitat.Env, lab_config, dataset)
+        self._env = self._opened(dataset.episodes[0].scene_id, habitat.Env, lab_config, dataset)
         self._rendered = True
         self._episode: Episode | None = None
         self._step = 0
@@ -104,16 +107,15 @@ class Environment:
         """One of `episodes`."""
         episode = self._by_id.get(str(episode_id))
         if episode is None:
-            raise UserError(f'episode {episode_id} is not in {self.config.episodes_file}, whose '
+            raise UserError(f'episode {episode_id} is not in {_files(self.config)}, whose '
                             f'first is {self.episodes[0].episode_id}')
         return episode
 
     def reset(self, episode_id: str) -> Observation:
         """Place the agent at the start of an episode."""
         episode = self.episode_by_id(episode_id)
-        _check_scene(episode.scene_id)
         self._env.current_episode = self._lab_episodes[episode.episode_id]
-        seen = _opened(episode.scene_id, self._env.reset)
+        seen = self._opened(episode.scene_id, self._env.reset)
         self._episode = episode
         self._step = 0
         self._expert = None
@@ -121,6 +123,7 @@ class Environment:
         self._bumping = False
         self._read_pose()
         self._recorded = self._xyz()
+        self._trail = [(self._recorded, self._yaw)]
         return self._observation(seen, False)
 
     def step(self, action: int) -> Observation:
@@ -133,6 +136,7 @@ class Environment:
         self._step += 1
         self._read_pose()
         self._recorded = self._xyz()
+        self._trail.append((self._recorded, self._yaw))
         self._bumping = False
         return self._observation(seen, action == 1 and bool(self._env.sim.previous_step_collided))
 
@@ -183,17 +187,36 @@ class Environment:
             self._env.sim.set_render(self._rendered)
 
     def expert_plan(self, n: int) -> list[int]:
-        """The shortest-path expert's next n actions from here, padded with stop."""
-        episode = self.episode
+        """The expert's next n actions from here, padded with stop.
+
+        It takes the shortest way, or with `follow_reference` the reference path from the point to
+        which this episode has come. Where no way leads to the goal it stops at once.
+        """
+        episode, config = self.episode, self.config
+        if not math.isfinite(self.distance_to_goal_m()):
+            return [STOP] * n
+        follow = config.follow_reference and len(episode.reference_path)
         if self._expert is None:
-            self._expert = ShortestPathExpert(self.pathfinder, self.config.forward_m,
-                                              self.config.turn_deg, self.config.allow_sliding)
+            body = (self.pathfinder, config.forward_m, config.turn_deg, config.allow_sliding)
+            self._expert = (ReferencePathExpert(episode.reference_path, episode.goals, *body)
+                            if follow else ShortestPathExpert(*body))
+        if follow:
+            for place, yaw_rad in self._trail:
+                self._expert.visit(place, yaw_rad)
+            self._trail = []
+            return self._expert.plan(self._xyz(), self._yaw, n=n)
         face, accept = _object_to_reach(episode.info)
         return self._expert.plan(self._xyz(), self._yaw, episode.goals, face, n, accept)
 
     def distance_to_goal_m(self) -> float:
-        """Geodesic distance from here to the nearest goal position."""
+        """Geodesic distance from here to the nearest goal position; inf where no way leads."""
+        self._need_goals()
         return float(self._env.sim.geodesic_distance(self._xyz(), list(self.episode.goals)))
+
+    def _need_goals(self):
+        if not len(self.episode.goals):
+            raise UserError(f'split {self.config.split} does not tell its goals: nobody but a '
+                            'leaderboard can judge or direct an episode of it')
 
     def nearest_candidate(self) -> str | None:
         """Id of the object of the goal's room that is nearest; None outside that room."""
@@ -202,7 +225,11 @@ class Environment:
         return nearest_candidate(self.episode.info, self._xyz())
 
     def metrics(self) -> dict:
-        """Numbers of the episode so far; empty when measures are off."""
+        """Numbers of the episode so far; empty when measures are off.
+
+        Without goals (test splits) only what does not depend on them. Where no way leads to the
+        goal, distance_to_goal is None and spl 0 (habitat-lab's are inf and nan): a failure.
+        """
         self.episode  # noqa: B018  (raises before the first reset)
         if self.config.measures and np.any(self._xyz() != self._recorded):
             self._record()
@@ -210,7 +237,10 @@ class Environment:
                  if v is not None and k != 'top_down_map'}
         if 'collisions' in found:
             found['collisions'] = found['collisions']['count'] + self._bumps
-        return {k: v if isinstance(v, int) else float(v) for k, v in found.items()}
+        if 'distance_to_goal' in found and math.isnan(found['spl']):
+            found['spl'] = 0.0
+        return {k: finite_or_none(v) if k == 'distance_to_goal' else
+                v if isinstance(v, int) else float(v) for k, v in found.items()}
 
     def top_down_map(self, height: int) -> np.ndarray:
         """The map with path, goals and agent as an image, uint8 (height, W, 3)."""
@@ -224,6 +254,20 @@ class Environment:
     def close(self) -> None:
         """Free the simulator."""
         self._env.close()
+
+    def _opened(self, scene, call, *arguments):
+        """Run what may load a scene; say which one when it is missing or broken."""
+        get = preset(self.config.benchmark).get_scenes
+        if not Path(scene).is_file():
+            raise UserError(f'scene {scene} does not exist; set scenes_dir to the folder that '
+                            f'holds it, or {get}')
+        try:
+            return call(*arguments)
+        except UserError:
+            raise
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            raise UserError(f'scene {scene} cannot be opened ({type(error).__name__}: {error}); '
+                            f'{get}') from error
 
     def _read_pose(self):
         state = self._env.sim.get_agent_state()
@@ -262,6 +306,7 @@ class Environment:
     def _record(self):
         """Let the measures see where a velocity has brought the agent."""
         self._recorded = self._xyz()
+        self._trail.append((self._recorded, self._yaw))
         task = self._env.task
         for name, measure in task.measurements.measures.items():
             if name not in PER_ACTION_MEASURES:
@@ -293,44 +338,37 @@ def _load_dataset(config):
     lab_config = habitat_config(config)
     from habitat.datasets import make_dataset
 
-    path = config.episodes_file
+    get = preset(config.benchmark).get_episodes
     try:
         dataset = make_dataset(lab_config.habitat.dataset.type, config=lab_config.habitat.dataset)
         episodes = [_episode(e) for e in dataset.episodes]
     except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError,
             AttributeError) as error:
-        raise UserError(f'{path} cannot be read ({type(error).__name__}: {error}); {REMEDY}') \
-            from error
+        raise UserError(f'{_files(config)} cannot be read ({type(error).__name__}: {error}); '
+                        f'{get}') from error
     if not episodes:
-        raise UserError(f'{path} has no episodes; {REMEDY}')
+        spoken = f' in {", ".join(config.languages)}' if config.languages else ''
+        raise UserError(f'{_files(config)} has no episodes{spoken}; {get}')
+    aimless = [e.episode_id for e in episodes if not len(e.goals)]
+    if len(aimless) == len(episodes):
+        without_goals(lab_config)
+    elif aimless:
+        raise UserError(f'{_files(config)}: episode {aimless[0]} has no goal, others have; {get}')
     return lab_config, dataset, episodes
 
 
-def _check_scene(path):
-    if not Path(path).is_file():
-        raise UserError(f'scene {path} does not exist; set scenes_dir to the folder that holds '
-                        f'it, or {REMEDY}')
-
-
-def _opened(scene, call, *arguments):
-    """Run what may load a scene; say which one when it is broken."""
-    try:
-        return call(*arguments)
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise UserError(f'scene {scene} cannot be opened ({type(error).__name__}: {error}); '
-                        f'{REMEDY}') from error
+def _files(config):
+    return ' and '.join(map(str, config.episodes_files))
 
 
 def _episode(lab_episode):
-    goals = np.array([goal.position for goal in lab_episode.goals], np.float32)
+    goals = np.array([goal.position for goal in lab_episode.goals], np.float32).reshape(-1, 3)
     return Episode(
         str(lab_episode.episode_id), str(lab_episode.trajectory_id), lab_episode.scene_id,
         lab_episode.instruction.instruction_text, lab_episode.info or {},
         np.array(lab_episode.start_position, np.float32),
         frames.yaw_from_xyzw(*(float(v) for v in lab_episode.start_rotation)), goals,
-        np.array(lab_episode.reference_path, np.float32))
+        np.array(lab_episode.reference_path, np.float32).reshape(-1, 3))
 
 
 def _object_to_reach(info):

@@ -46,6 +46,7 @@ class ShortestPathExpert:
         self.forward_m = float(forward_m)
         self.turn_rad = math.radians(turn_deg)
         self._pathfinder = pathfinder
+        self._slides = allow_sliding
         self._try_step = (pathfinder.try_step if allow_sliding
                           else pathfinder.try_step_no_sliding)
         self._paths: dict = {}
@@ -76,6 +77,9 @@ class ShortestPathExpert:
     def _next(self, position, yaw_rad, face, accept):
         length, points = self._path(position)
         arrived = length <= STOP_DISTANCE_M and (accept is None or accept(position))
+        if not arrived and not self._pathfinder.is_navigable(position):
+            # off the mesh any step leads to its nearest place, which is no nearer to the goal
+            return FORWARD, self._step(position, yaw_rad)[0], yaw_rad
         step = None if arrived else self._forward_choice(position, yaw_rad, length, points)
         if step is not None:
             turns, after = step
@@ -97,24 +101,39 @@ class ShortestPathExpert:
 
         Headings are tried by their distance from the path's direction, the present one first if
         it lies within the margin: a free step first, then one that slides, then any progress.
+        Where nothing slides, a free step that can be followed by another comes before all: whoever
+        touches a corner without sliding may be held there.
         """
         error = _error(position, _ahead(points), yaw_rad)
         order = sorted(self._lattice(error), key=lambda turns: abs(error - turns * self.turn_rad))
         if abs(error) <= TURN_MARGIN * self.turn_rad:
             order.remove(0)
             order.insert(0, 0)
-        sliding = None
+        free = sliding = None
         best_progress, best = 1e-3, None
         for turns in order:
             after, bumped = self._step(position, yaw_rad + turns * self.turn_rad)
             progress = length - self._path(after)[0]
             if progress >= MIN_PROGRESS * self.forward_m or self._path(after)[0] < NEAR_POINT_M:
-                if not bumped:
+                if not bumped and (self._slides or self._leads_on(after, yaw_rad)):
                     return turns, after
-                sliding = sliding or (turns, after)
+                if bumped:
+                    sliding = sliding or (turns, after)
+                else:
+                    free = free or (turns, after)
             if progress > best_progress:
                 best_progress, best = progress, (turns, after)
-        return sliding or best
+        return free or sliding or best
+
+    def _leads_on(self, position, yaw_rad):
+        """Whether a good free step can be taken from here, or none is needed any more."""
+        length, points = self._path(position)
+        error = _error(position, _ahead(points), yaw_rad)
+        for turns in self._lattice(error):
+            after, bumped = self._step(position, yaw_rad + turns * self.turn_rad)
+            if not bumped and length - self._path(after)[0] >= MIN_PROGRESS * self.forward_m:
+                return True
+        return length <= STOP_DISTANCE_M
 
     def _lattice(self, error_rad):
         """Headings, as whole turns to the left, within 90 degrees of the path's direction."""

@@ -9,7 +9,8 @@ import functools
 import gzip
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import List
 
 import numpy as np
 from habitat.config.default_structured_configs import MeasurementConfig
@@ -67,8 +68,8 @@ def ground_truth(path: str) -> dict:
                     for key, value in json.load(file).items()}
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError,
             AttributeError) as error:
-        raise UserError(f'{path} cannot be read ({error}); generate the worlds anew with: '
-                        'vlnr1 worlds') from error
+        raise UserError(f'{path} cannot be read ({error}); get it anew (vlnr1 worlds generates '
+                        'that of apartments)') from error
 
 
 class _Measure(Measure):
@@ -149,11 +150,12 @@ class NDTW(_Measure):
     cls_uuid = 'ndtw'
 
     def reset_metric(self, *args, episode, **kwargs):
-        path = self._config.ground_truth
-        self._reference = ground_truth(path).get(str(episode.episode_id))
+        paths = list(self._config.ground_truth)
+        found = (ground_truth(path).get(str(episode.episode_id)) for path in paths)
+        self._reference = next((one for one in found if one is not None), None)
         if self._reference is None:
-            raise UserError(f'{path} has no episode {episode.episode_id}: it does not belong to '
-                            'these episodes; generate both anew with: vlnr1 worlds')
+            raise UserError(f'{" and ".join(paths)}: no episode {episode.episode_id} there, it '
+                            'does not belong to these episodes; get or generate both anew')
         self._success_distance_m = float(self._config.success_distance)
         self._path = [self._position()]
 
@@ -250,7 +252,7 @@ class _WithRadius(_Plain):
 
 @dataclass
 class _WithReference(_WithRadius):
-    ground_truth: str = MISSING
+    ground_truth: List[str] = field(default_factory=list)
 
 
 def _store(measure, node=_Plain):

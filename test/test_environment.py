@@ -182,7 +182,7 @@ def bent(data):
                                      gzip.compress(b'{}')],
                          ids=['not gzip', 'cut short', 'bent', 'unknown key', 'no episodes'])
 def test_broken_episode_file_names_it(broken, content):
-    broken().episodes_file.write_bytes(content)
+    broken().episodes_files[0].write_bytes(content)
     with pytest.raises(UserError, match=r'val_unseen\.json\.gz.*vlnr1 worlds'):
         load_episodes(broken())
 
@@ -207,7 +207,7 @@ def test_unknown_episode_is_refused(environment):
 
 
 def test_duplicate_episode_ids_are_refused(broken):
-    path = broken().episodes_file
+    path = broken().episodes_files[0]
     content = json.loads(gzip.decompress(path.read_bytes()))
     content['episodes'][1]['episode_id'] = content['episodes'][0]['episode_id']
     path.write_bytes(gzip.compress(json.dumps(content).encode()))

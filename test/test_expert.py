@@ -28,9 +28,10 @@ def two_rooms():
         box(2.95, 3.9, 3.05, 4, 0.0, 2.5), box(4.2, 1.5, 5.2, 2.5, 0.0, 0.8)]))
 
 
-def follow(mesh, expert, position, yaw_rad, goals, face=None, execute=3, limit=200):
+def follow(mesh, expert, position, yaw_rad, goals, face=None, execute=3, limit=200, sliding=True):
     """Execute the expert's plans; returns (actions, positions, yaw)."""
     turn = expert.turn_rad
+    try_step = mesh.try_step if sliding else mesh.try_step_no_sliding
     actions, positions = [], [np.asarray(position, np.float32)]
     while len(actions) < limit:
         for action in expert.plan(positions[-1], yaw_rad, goals, face, 6)[:execute]:
@@ -39,8 +40,8 @@ def follow(mesh, expert, position, yaw_rad, goals, face=None, execute=3, limit=2
                 return actions, np.array(positions), yaw_rad
             if action == FORWARD:
                 step = 0.25 * np.array([-math.sin(yaw_rad), 0, -math.cos(yaw_rad)])
-                positions.append(mesh.try_step(positions[-1],
-                                               (positions[-1] + step).astype(np.float32)))
+                positions.append(try_step(positions[-1],
+                                          (positions[-1] + step).astype(np.float32)))
             else:
                 yaw_rad = wrap(yaw_rad + (turn if action == LEFT else -turn))
     raise AssertionError(f'no stop within {limit} actions')
@@ -66,6 +67,22 @@ def test_from_anywhere_to_anywhere_through_the_door(two_rooms, turn_deg):
             walked_m = np.linalg.norm(np.diff(positions, axis=0), axis=1).sum()
             ratios.append(shortest_m / max(walked_m, shortest_m))
     assert np.mean(ratios) >= 0.97
+
+
+@pytest.mark.parametrize('turn_deg', [15.0, 30.0])
+def test_arrives_where_nothing_slides(apartments, turn_deg):
+    environment = Environment(apartments.config())
+    mesh = environment.pathfinder
+    environment.close()
+    mesh.seed(1)
+    rng = np.random.default_rng(1)
+    expert = ShortestPathExpert(mesh, 0.25, turn_deg, allow_sliding=False)
+    missed = 0
+    for _ in range(60):
+        start, goal = (mesh.get_random_navigable_point() for _ in range(2))
+        end = follow(mesh, expert, start, rng.uniform(-3, 3), goal, sliding=False)[1][-1]
+        missed += mesh.geodesic(end, goal) > 0.35
+    assert missed <= 1
 
 
 @pytest.mark.parametrize('turn_deg', [15.0, 30.0])

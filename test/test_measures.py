@@ -33,7 +33,7 @@ def wander(environment, episode, rng, steps):
 def test_all_metrics_follow_from_what_an_onlooker_saw(environment):
     from sim_bridge.measures import ground_truth
 
-    reference = ground_truth(str(environment.config.ground_truth_file.resolve()))
+    reference = ground_truth(str(environment.config.ground_truth_files[0].resolve()))
     rng = np.random.default_rng(3)
     for episode in environment.episodes[::4]:
         positions, distances, collisions = wander(environment, episode, rng, 30)

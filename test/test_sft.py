@@ -9,53 +9,22 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_runs import CARD, RUNS, SIZE, frame, losses, sentence, tiny, write_runs
 
 from training import sft
-from training.ego_files import EgoEpisode, EgoSettings, shifted_labels, write_episode
+from training.ego_files import shifted_labels
 from training.export import export
-from training.tiny import build_tiny
 from vlnr1_ros.__main__ import call
 from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.navigation.card import NavigationCard
-from vlnr1_ros.navigation.memory import Average, History
-from vlnr1_ros.navigation.prompt import NANO_TEMPLATE, Template
+from vlnr1_ros.navigation.memory import History
 from vlnr1_ros.policy.load import load_policy
-
-SIZE = 28
-COLOURS = {'red': (220, 30, 30), 'green': (30, 200, 40), 'blue': (30, 40, 220)}
-RUNS = {'red': [1, 1, 2, 0], 'green': [3, 3, 1, 1, 0], 'blue': [2, 1, 0]}
-CARD = NavigationCard(sampler=Average(2), template=Template(NANO_TEMPLATE), frame_width=SIZE,
-                      frame_height=SIZE, stop_bias=1.5)
-
-
-def sentence(colour):
-    return f'Go to the {colour} box.'
-
-
-def frame(colour, step):
-    """Walls of a colour, and a bar that grows with every step."""
-    image = np.full((SIZE, SIZE, 3), COLOURS[colour], np.uint8)
-    image[:5 * step + 1] = 255
-    return image
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     """Three short runs in which colour and step tell what to do."""
-    root = tmp_path_factory.mktemp('ego')
-    EgoSettings(frame_width=SIZE, frame_height=SIZE).bind(root)
-    for k, (colour, actions) in enumerate(RUNS.items()):
-        write_episode(root, 'train', EgoEpisode(
-            str(k), str(k), sentence(colour), [frame(colour, i) for i in range(len(actions))],
-            actions, shifted_labels(actions, 6), {'tier': 'room'}), 'jpg')
-    return root
-
-
-def tiny(folder, phrase_tokens):
-    build_tiny('qwen2_vl', folder, map(sentence, COLOURS), CARD, hidden=64, layers=2,
-               vision_hidden=32, vision_layers=1, phrase_tokens=phrase_tokens,
-               dtype=torch.float32)
-    return folder
+    return write_runs(tmp_path_factory.mktemp('ego'))
 
 
 @pytest.fixture(scope='module')
@@ -69,11 +38,6 @@ def arguments(model, data, out, *more):
             '--learning_rate', '3e-3', '--lr_scheduler_type', 'constant', '--report_to', 'none',
             '--logging_steps', '1', '--save_strategy', 'no', '--disable_tqdm', 'true',
             '--per_device_train_batch_size', '6', *more]
-
-
-def losses(checkpoint):
-    history = json.loads((checkpoint / 'trainer_state.json').read_text())['log_history']
-    return [line['loss'] for line in history if 'loss' in line]
 
 
 @pytest.mark.parametrize('phrase_tokens', [True, False])

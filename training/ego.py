@@ -3,6 +3,7 @@
     vlnr1 ego --data data --split train --out ego
     vlnr1 ego --data data --split train --out ego84 --frame-size 84x84 --noise 0.08 --workers 2
     vlnr1 ego --data data --split train --out dagger1 --policy models/nano --episodes 1000
+    vlnr1 ego --data data --split train --out ego_rxr --preset rxr --frame-size 224x168
     vlnr1 ego --out ego --split train --export ego/conversations.json --card models/nano
 """
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from sim_bridge.benchmarks import APARTMENTS, LANGUAGES, PRESETS, ROLES, preset, some_of
 from sim_bridge.client import load_split, open_environment
 from sim_bridge.config import EnvironmentConfig
 from training.ego_collect import Expert, Learner, Noisy, collect
@@ -34,6 +36,7 @@ from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.resources import given_or_shipped
 
 EPISODES_PER_TASK = 16
+APARTMENT_STEPS = 250
 TIERS = ('room', 'door', 'apartment')
 
 
@@ -62,11 +65,15 @@ class Collector:
 
 def environment_config(settings: EgoSettings, data: str, split: str) -> EnvironmentConfig:
     """The environment of a data folder, without measures: nobody is judged here."""
+    chosen = preset(settings.preset)
     return EnvironmentConfig(
         dataset=str(Path(data) / 'datasets' / settings.dataset), split=split,
         scenes_dir=str(Path(data) / 'scene_datasets'), camera=settings.camera,
         forward_m=settings.action_set.forward_m, turn_deg=settings.action_set.turn_deg,
-        max_steps=settings.max_steps + 1, measures=False)
+        max_steps=settings.max_steps + 1, measures=False, benchmark=chosen.name,
+        roles=tuple(settings.roles), languages=tuple(settings.languages),
+        agent_radius_m=chosen.agent_radius_m, agent_height_m=chosen.agent_height_m,
+        allow_sliding=chosen.allow_sliding, follow_reference=chosen.follow_reference)
 
 
 def _behaviour(settings: EgoSettings):
@@ -163,17 +170,25 @@ def _parser() -> argparse.ArgumentParser:
         prog='vlnr1 ego', description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
     add('--data', help='folder with datasets/ and scene_datasets/; needed to make samples')
-    add('--dataset', default='apartments/v1', help='folder of the splits under DATA/datasets')
+    add('--preset', default=APARTMENTS.name, choices=PRESETS,
+        help='benchmark whose protocol is used; what is given beside it wins')
+    add('--dataset', help="folder of the splits under DATA/datasets (default: the preset's)")
+    add('--role', action='append', help="of RxR: guide, follower; may be repeated (default: the\n"
+        "preset's, guide)")
+    add('--language', action='append', help='of RxR: en-US, en-IN, hi-IN, te-IN; may be repeated\n'
+        "(default: the preset's, en-US and en-IN)")
     add('--split', default='train', help='which episodes (default: train)')
     add('--out', required=True, type=Path, help='folder of the samples')
     add('--episodes', type=int, help='this many, drawn by the seed (default: all)')
     add('--tier', action='append', choices=TIERS, help='only these tiers; may be repeated')
     add('--horizon', type=int, default=6, help='n, actions per label (default: 6)')
-    add('--turn-deg', type=float, default=30.0, help='degrees per turn (default: 30)')
-    add('--forward-m', type=float, default=0.25, help='metres per step forward')
-    add('--camera', type=_size, help="WIDTHxHEIGHT (default: the policy's, else 224x224)")
-    add('--hfov-deg', type=float, help="field of view (default: the policy's, else 90)")
-    add('--camera-height-m', type=float, help="above the floor (default: the policy's, else 1.25)")
+    add('--turn-deg', type=float, help="degrees per turn (default: the preset's: 30, R2R 15)")
+    add('--forward-m', type=float, help="metres per step forward (default: the preset's, 0.25)")
+    add('--camera', type=_size,
+        help="WIDTHxHEIGHT (default: the preset's; for apartments the policy's, else 224x224)")
+    add('--hfov-deg', type=float, help='field of view (default: as for --camera, else 90)')
+    add('--camera-height-m', type=float,
+        help='above the floor (default: as for --camera, else 1.25)')
     add('--frame-size', type=_size, help="store frames at this size (default: the camera's)")
     add('--image-format', choices=IMAGE_FORMATS,
         help='jpg: one file a frame, 4:4:4, quality 95; npy: one exact array an episode\n'
@@ -183,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
                        help='chance per step of a burst of 1 to 4 random motions')
     actor.add_argument('--policy', default='', help='checkpoint that acts instead (DAgger)')
     add('--beta', type=float, default=0.0, help='chance that the expert takes a decision over')
-    add('--max-steps', type=int, default=250, help='frames per episode at most (default: 250)')
+    add('--max-steps', type=int, help='frames per episode at most (default: 250, R2R and RxR 500)')
     add('--seed', type=int, default=0, help='of noise, policy and drawn episodes')
     add('--workers', type=int, default=1, help='processes (default: 1)')
     add('--habitat-python', help='Python interpreter that has habitat-lab (default: this one)')
@@ -194,19 +209,30 @@ def _parser() -> argparse.ArgumentParser:
 
 def _settings(args) -> EgoSettings:
     policy = str(given_or_shipped(args.policy)) if args.policy else ''
-    default = NavigationCard.load(policy).camera if policy else Camera()
+    chosen = preset(args.preset)
+    default = chosen.camera or (NavigationCard.load(policy).camera if policy else Camera())
     width, height = args.camera or (default.width, default.height)
     camera = Camera(width, height,
-                    default.hfov_deg if args.hfov_deg is None else args.hfov_deg,
-                    default.height_m if args.camera_height_m is None else args.camera_height_m)
+                    _given(args.hfov_deg, default.hfov_deg),
+                    _given(args.camera_height_m, default.height_m))
     frame_width, frame_height = args.frame_size or (width, height)
+    actions = ActionSet(_given(args.forward_m, chosen.forward_m),
+                        _given(args.turn_deg, chosen.turn_deg))
+    max_steps = APARTMENT_STEPS if chosen is APARTMENTS else chosen.max_steps
     return EgoSettings(
-        action_set=ActionSet(args.forward_m, args.turn_deg), horizon=args.horizon, camera=camera,
-        frame_width=frame_width, frame_height=frame_height,
+        action_set=actions, horizon=args.horizon, camera=camera, frame_width=frame_width,
+        frame_height=frame_height,
         image_format=args.image_format or ('npy' if args.frame_size else 'jpg'),
         source='policy' if policy else 'noise' if args.noise else 'replay',
-        dataset=args.dataset, noise=args.noise, policy=policy, beta=args.beta,
-        max_steps=args.max_steps, seed=args.seed)
+        preset=chosen.name, dataset=args.dataset or chosen.dataset,
+        roles=list(some_of('role', args.role, ROLES, chosen.roles)),
+        languages=list(some_of('language', args.language, LANGUAGES, chosen.languages)),
+        noise=args.noise, policy=policy, beta=args.beta,
+        max_steps=_given(args.max_steps, max_steps), seed=args.seed)
+
+
+def _given(value, default):
+    return default if value is None else value
 
 
 def main(argv: list[str] | None = None) -> int:

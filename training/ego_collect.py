@@ -1,6 +1,7 @@
 """How one VLN-Ego episode comes about: somebody acts, the expert says what should be done."""
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Protocol
 
@@ -100,11 +101,13 @@ def collect(environment: Environment, episode_id: str, behaviour: Behaviour,
             settings: EgoSettings) -> EgoEpisode | None:
     """Run one episode until the expert says stop or ``settings.max_steps`` frames are made.
 
-    The expert's stop ends the run whoever acts. Returns None when plain replay did not get there
-    in time: its labels would be wrong at the cut.
+    The expert's stop ends the run whoever acts. Returns None when no way leads to the goal, and
+    when plain replay did not get there in time: its labels would be wrong at the cut.
     """
     seen = environment.reset(episode_id)
     episode = environment.episode
+    if not math.isfinite(environment.distance_to_goal_m()):
+        return None
     behaviour.reset(episode.instruction, episode_seed(settings.seed, episode_id))
     frames, actions, labels = [], [], []
     while True:

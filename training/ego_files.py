@@ -21,6 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from sim_bridge.benchmarks import APARTMENTS
 from vlnr1_ros.navigation.actions import Action, ActionSet
 from vlnr1_ros.navigation.camera import Camera
 from vlnr1_ros.navigation.errors import UserError
@@ -39,7 +40,8 @@ class EgoSettings:
     """Everything that decides what an episode's files hold; equal for a whole root folder.
 
     ``source`` is 'replay' (the expert acts), 'noise' (bursts of random actions) or 'policy' (a
-    policy acts). Frames are stored at ``frame_width`` x ``frame_height`` pixels.
+    policy acts). Frames are stored at ``frame_width`` x ``frame_height`` pixels. ``preset`` names
+    the benchmark; the agent's size, sliding and the expert's path are its.
     """
 
     action_set: ActionSet = field(default_factory=ActionSet)
@@ -49,7 +51,10 @@ class EgoSettings:
     frame_height: int = 224
     image_format: str = 'jpg'
     source: str = 'replay'
+    preset: str = APARTMENTS.name
     dataset: str = ''
+    roles: list[str] = field(default_factory=list)
+    languages: list[str] = field(default_factory=list)
     noise: float = 0.0
     policy: str = ''
     beta: float = 0.0

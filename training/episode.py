@@ -16,12 +16,16 @@ from vlnr1_ros.policy.base import Policy
 
 @dataclass
 class EpisodeRun:
-    """What happened: the actions taken and habitat-lab's metrics at the end."""
+    """What happened: the actions taken and habitat-lab's metrics at the end.
+
+    poses: (x, y, z, yaw) at the start and after every action, in habitat's frame.
+    """
 
     episode: Episode
     actions: list[int]
     decisions: int
     metrics: dict
+    poses: list[tuple[float, float, float, float]]
 
 
 class ExpertPolicy:
@@ -35,7 +39,7 @@ class ExpertPolicy:
         """Nothing to prepare: the expert knows the goal."""
 
     def plan(self, history: History) -> list[Action]:
-        """The next `card.horizon` actions on the shortest path."""
+        """The next `card.horizon` actions on the expert's path."""
         return [Action(a) for a in self._environment.expert_plan(self.card.horizon)]
 
 
@@ -55,6 +59,7 @@ def run_episode(environment: Environment, episode_id: str, policy: Policy, seed:
     dark = np.zeros((policy.card.frame_height, policy.card.frame_width, 3), np.uint8)
     history.add(dark if seen.rgb is None else seen.rgb)
     actions: list[int] = []
+    poses = [_pose(seen)]
     decisions = 0
     while not seen.episode_over:
         plan = policy.plan(history)
@@ -62,10 +67,15 @@ def run_episode(environment: Environment, episode_id: str, policy: Policy, seed:
         for action in plan[:policy.card.execute]:
             seen = environment.step(int(action))
             actions.append(int(action))
+            poses.append(_pose(seen))
             if seen.episode_over:
                 break
             history.add(dark if seen.rgb is None else seen.rgb)
-    return EpisodeRun(episode, actions, decisions, environment.metrics())
+    return EpisodeRun(episode, actions, decisions, environment.metrics(), poses)
+
+
+def _pose(seen):
+    return seen.x, seen.y, seen.z, seen.yaw_rad
 
 
 def check_actions(card: NavigationCard, config) -> None:

@@ -2,6 +2,7 @@
 
     vlnr1 evaluate --policy models/nano --split val_unseen --episodes 200
     vlnr1 evaluate --policy models/nano --tier room --swap --out results/nano_swapped.jsonl
+    vlnr1 evaluate --policy checkpoints/mine --preset r2r --split val_unseen --episodes 0
     vlnr1 evaluate --policy models/nano --through-ros --mode velocity
     vlnr1 evaluate --config evaluate.yaml --policy expert
 
@@ -20,6 +21,7 @@ from typing import Optional
 
 import numpy as np
 
+from sim_bridge.benchmarks import APARTMENTS, LANGUAGES, PRESETS, ROLES, preset, some_of
 from sim_bridge.client import load_split, open_environment
 from sim_bridge.config import EnvironmentConfig
 from sim_bridge.environment import Episode
@@ -38,6 +40,8 @@ EPISODES_PER_TASK = 16
 HASHED_BYTES = 1 << 20
 WITHOUT_TIER = 'episodes'
 MODES = ('discrete', 'velocity')   # of the ROS graph
+FROM_PRESET = ('dataset', 'turn_deg', 'forward_m', 'agent_radius_m', 'agent_height_m',
+               'allow_sliding', 'max_steps', 'success_distance_m')
 
 
 @dataclass
@@ -54,37 +58,62 @@ class EvaluateConfig:
     swap: bool = field(default=False, metadata={'help':
         "name another object of the goal's room, while the goal stays what it was: whoever "
         'follows the words must fail'})
+    preset: str = field(default=APARTMENTS.name, metadata={'help':
+        f'benchmark whose protocol is used: {", ".join(PRESETS)}. Sets everything below that says '
+        '"the preset\'s"; what is given beside it wins'})
     data: str = field(default='data', metadata={'help':
         'folder with datasets/ and scene_datasets/'})
-    dataset: str = field(default='apartments/v1', metadata={'help':
-        'folder of the splits under DATA/datasets'})
+    dataset: Optional[str] = field(default=None, metadata={'help':
+        "folder of the splits under DATA/datasets. Default: the preset's"})
+    roles: Optional[list[str]] = field(default=None, metadata={'help':
+        "of RxR: guide, follower. Default: the preset's (guide)"})
+    languages: Optional[list[str]] = field(default=None, metadata={'help':
+        "of RxR: en-US, en-IN, hi-IN, te-IN. Default: the preset's (en-US en-IN)"})
     workers: int = field(default=0, metadata={'help': 'processes (0: one a core)'})
     out: Optional[str] = field(default=None, metadata={'help':
-        'result file. Default: results/POLICY_SPLIT[_swap][_ros_MODE].jsonl'})
+        'result file. Default: results/POLICY_SPLIT[_swap][_ros_MODE].jsonl, with the preset '
+        "before the split's name"})
     through_ros: bool = field(default=False, metadata={'help':
         'through the ROS 2 graph, navigator and simulated robot as processes of their own; as '
         'many graphs side by side as --workers'})
     mode: Optional[str] = field(default=None, metadata={'help':
         "of --through-ros. discrete: habitat's actions, and the numbers of a run in process; "
         'velocity: a driver drives, as on a robot. Default: discrete'})
-    turn_deg: float = field(default=30.0, metadata={'help': "the simulator's degrees per turn"})
-    forward_m: float = field(default=0.25, metadata={'help': "the simulator's forward step"})
+    turn_deg: Optional[float] = field(default=None, metadata={'help':
+        "the simulator's degrees per turn. Default: the preset's (30; R2R 15)"})
+    forward_m: Optional[float] = field(default=None, metadata={'help':
+        "the simulator's forward step. Default: the preset's (0.25)"})
     camera: Optional[str] = field(default=None, metadata={'help':
-        "WIDTHxHEIGHT. Default: the policy's camera"})
+        "WIDTHxHEIGHT. Default: the preset's, for apartments the policy's camera"})
     hfov_deg: Optional[float] = field(default=None, metadata={'help':
-        "horizontal field of view. Default: the policy's camera"})
+        "horizontal field of view. Default: the preset's, for apartments the policy's camera"})
     camera_height_m: Optional[float] = field(default=None, metadata={'help':
-        "above the floor. Default: the policy's camera"})
-    allow_sliding: bool = field(default=True, metadata={'help': 'slide along obstacles'})
-    max_steps: int = field(default=500, metadata={'help': 'actions after which an episode ends'})
-    success_distance_m: float = field(default=3.0, metadata={'help':
-        'plain radius of success; at the named object it is 1 m in any case'})
+        "above the floor. Default: the preset's, for apartments the policy's camera"})
+    agent_radius_m: Optional[float] = field(default=None, metadata={'help':
+        "what must fit through a gap. Default: the preset's (0.1; RxR 0.18)"})
+    agent_height_m: Optional[float] = field(default=None, metadata={'help':
+        "what must fit below a table. Default: the preset's (1.5; RxR 0.88)"})
+    allow_sliding: Optional[bool] = field(default=None, metadata={'help':
+        "slide along obstacles: true or false. Default: the preset's (true; RxR false)"})
+    max_steps: Optional[int] = field(default=None, metadata={'help':
+        "actions after which an episode ends. Default: the preset's (500)"})
+    success_distance_m: Optional[float] = field(default=None, metadata={'help':
+        "plain radius of success; at the named object it is 1 m in any case. Default: the "
+        "preset's (3)"})
     simulator: str = field(default='auto', metadata={'help': 'auto, habitat-sim or embedded'})
     habitat_python: Optional[str] = field(default=None, metadata={'help':
         'Python interpreter that has habitat-lab, e.g. of a conda environment. Default: this one'})
     device: Optional[str] = field(default=None, metadata={'help':
         "the checkpoint's device, e.g. cuda:0. Default: a GPU if there is one"})
     seed: int = field(default=0, metadata={'help': 'draws episodes and random actions'})
+
+    def __post_init__(self):
+        chosen = preset(self.preset)
+        for name in FROM_PRESET:
+            if getattr(self, name) is None:
+                setattr(self, name, getattr(chosen, name))
+        self.roles = list(some_of('role', self.roles, ROLES, chosen.roles))
+        self.languages = list(some_of('language', self.languages, LANGUAGES, chosen.languages))
 
 
 @dataclass(frozen=True)
@@ -128,6 +157,7 @@ class Runner:
             'instruction': swap['instruction_text'] if swap else episode.instruction,
             **run.metrics, 'at_told_object': self._at_told_object(run, swap),
             'decisions': run.decisions, 'actions': ''.join(map(str, run.actions)),
+            **self._for_leaderboard(run),
         }
 
     def _episode(self, episode_id):
@@ -139,6 +169,14 @@ class Runner:
 
     def _nearest_candidate(self):
         return self._environment.nearest_candidate()
+
+    def _for_leaderboard(self, run):
+        """What `vlnr1 report --leaderboard` needs; generated apartments have none."""
+        if self._job.environment.benchmark == APARTMENTS.name:
+            return {}
+        about = {key: run.episode.info[key] for key in ('instruction_id', 'language', 'role')
+                 if key in run.episode.info}
+        return {**about, 'path': [[round(value, 6) for value in pose] for pose in run.poses]}
 
     def _policy(self, tier):
         job = self._job
@@ -195,15 +233,22 @@ def evaluate(config: EvaluateConfig) -> tuple[dict, list[dict]]:
     card, policy = _card_and_policy(config)
     environment = _environment_config(config, card)
     check_actions(card, environment)
-    for difference in card.camera.differences(environment.camera):
+    # baselines have a card for form's sake and look at nothing
+    for difference in card.camera.differences(environment.camera) if os.path.isdir(policy) else ():
         print(f'warning: {difference}', file=sys.stderr)
     environment, everything = load_split(environment, config.habitat_python)
     chosen = choose(everything, config.tier, config.episodes, config.seed)
+    if policy == EXPERT and not all(len(e.goals) for e in chosen):
+        raise UserError(f'policy expert: split {config.split} does not tell its goals')
     if config.swap and not all('swap' in e.info for e in chosen):
         raise UserError(f'--swap: the episodes of {config.dataset} name no other object; it needs '
                         'generated apartments')
+    distances = _mean_distances(everything)
+    if policy == 'forward' and not distances:
+        raise UserError('policy forward goes as far as the goals are on average, and the episodes '
+                        f'of split {config.split} do not tell how far they are')
     job = _Job(policy, card, environment, config.swap, config.seed, config.device,
-               _mean_distances(everything), config.habitat_python, _mode(config))
+               distances, config.habitat_python, _mode(config))
     settings = _settings(config, job)
     lines = _run(job, chosen, results.ResultFile(_out(config), settings), config.workers)
     return settings, lines
@@ -295,7 +340,8 @@ def _card_and_policy(config):
 
 
 def _environment_config(config, card):
-    camera = card.camera
+    chosen = preset(config.preset)
+    camera = chosen.camera or card.camera
     try:
         width, height = (map(int, config.camera.split('x')) if config.camera
                          else (camera.width, camera.height))
@@ -312,20 +358,26 @@ def _environment_config(config, card):
         forward_m=config.forward_m, turn_deg=config.turn_deg,
         allow_sliding=config.allow_sliding, max_steps=config.max_steps,
         simulator=config.simulator,
-        success_distance_m=config.success_distance_m)
+        success_distance_m=config.success_distance_m, benchmark=chosen.name,
+        roles=tuple(config.roles), languages=tuple(config.languages),
+        agent_radius_m=config.agent_radius_m, agent_height_m=config.agent_height_m,
+        follow_reference=chosen.follow_reference)
 
 
 def _mean_distances(episodes):
     """How far the goals of each tier are on average, in metres."""
     distances: dict = {}
     for episode in episodes:
-        distances.setdefault(tier_of(episode), []).append(
-            float(episode.info.get('geodesic_distance', 0.0)))
+        if 'geodesic_distance' in episode.info:
+            distances.setdefault(tier_of(episode), []).append(
+                float(episode.info['geodesic_distance']))
     return {tier: float(np.mean(values)) for tier, values in distances.items()}
 
 
 def _out(config):
-    name = (Path(config.policy).name + f'_{config.split}' + ('_swap' if config.swap else '')
+    benchmark = '' if config.preset == APARTMENTS.name else f'_{config.preset}'
+    name = (Path(config.policy).name + f'{benchmark}_{config.split}'
+            + ('_swap' if config.swap else '')
             + (f'_ros_{_mode(config)}' if config.through_ros else ''))
     return config.out or str(Path('results') / f'{name}.jsonl')
 
@@ -334,18 +386,20 @@ def _settings(config, job):
     """All that decides an episode's result, hence not which episodes, nor how many processes."""
     environment = job.environment
     return {
-        'policy': config.policy, 'checkpoint': _fingerprint(job.policy), 'split': config.split,
-        'dataset': config.dataset, 'episodes_sha256': _sha256(environment.episodes_file),
+        'policy': config.policy, 'checkpoint': _fingerprint(job.policy), 'preset': config.preset,
+        'split': config.split, 'dataset': config.dataset, 'roles': config.roles,
+        'languages': config.languages, 'episodes_sha256': _sha256(environment.episodes_files),
         'swap': config.swap, 'seed': config.seed, 'turn_deg': config.turn_deg,
         'forward_m': config.forward_m, 'camera': asdict(environment.camera),
+        'agent_radius_m': config.agent_radius_m, 'agent_height_m': config.agent_height_m,
         'allow_sliding': config.allow_sliding, 'max_steps': config.max_steps,
         'success_distance_m': config.success_distance_m, 'simulator': environment.simulator,
         **({'through_ros': True, 'mode': job.mode} if job.mode else {}),
     }
 
 
-def _sha256(path):
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+def _sha256(paths):
+    return hashlib.sha256(b''.join(path.read_bytes() for path in paths)).hexdigest()[:16]
 
 
 def _fingerprint(policy):

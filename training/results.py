@@ -1,6 +1,7 @@
 """Result files (JSON lines) and the tables made from them.
 
     vlnr1 report results/nano.jsonl results/random.jsonl
+    vlnr1 report --leaderboard r2r results/mine_r2r_test.jsonl -o predictions.json
 
 A file's first line is {"settings": ...}; every other line is one episode, with its metrics or
 with the error that ended it. Intervals are 95 %: Wilson for rates, bootstrap for means.
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from training.agreement import agreement
+from training.leaderboard import LEADERBOARDS, export
 from vlnr1_ros.navigation import metrics
 from vlnr1_ros.navigation.errors import UserError
 
@@ -128,13 +130,19 @@ def tables(lines: list[dict], radius_m: float = 3.0) -> str:
     """Markdown tables of every metric, a column a tier and, with several tiers, one for all.
 
     A second one holds the episodes whose wordings training never had. Episodes that ended in an
-    error are not counted.
+    error are not counted; those whose goal cannot be reached are, as failures, but not in NE.
     """
     lines = [line for line in lines if 'error' not in line]
     unseen = [line for line in lines if line.get('held_out_wording')]
-    text = _table(lines, radius_m)
-    return f'{text}\n\nof these, wordings never seen in training\n\n' \
-           f'{_table(unseen, radius_m)}' if unseen else text
+    parts = [_table(lines, radius_m)]
+    if unseen:
+        parts += ['of these, wordings never seen in training', _table(unseen, radius_m)]
+    lost = [line['episode_id'] for line in lines
+            if 'success' in line and line.get('distance_to_goal') is None]
+    if lost:
+        parts.append(f'no way leads to the goal of {len(lost)} episodes ({", ".join(lost[:5])}'
+                     f'{", ..." if len(lost) > 5 else ""}): failures, left out of NE')
+    return '\n\n'.join(parts)
 
 
 def _table(lines, radius_m):
@@ -207,7 +215,10 @@ def _rates(lines):
 def describe(settings: dict) -> str:
     """One line that says what a result file holds."""
     swapped = ', another object of the room named' if settings.get('swap') else ''
-    return (f'{settings.get("policy")} on {settings.get("split")}, '
+    spoken = ''.join(f', {" ".join(settings[key])}' for key in ('roles', 'languages')
+                     if settings.get(key))
+    benchmark = '' if settings.get('preset') in (None, 'apartments') else settings['preset'] + ' '
+    return (f'{settings.get("policy")} on {benchmark}{settings.get("split")}{spoken}, '
             f'{settings.get("turn_deg"):g} degrees, {settings.get("simulator")}{swapped}')
 
 
@@ -224,8 +235,16 @@ def main(argv: list[str] | None = None) -> int:
     """Make the tables of result files again."""
     parser = argparse.ArgumentParser(prog='vlnr1 report', description=main.__doc__)
     parser.add_argument('files', nargs='+', help='JSON lines that vlnr1 evaluate wrote')
-    paths = parser.parse_args(argv).files
-    files = [(Path(path).stem, *read(path)) for path in paths]
+    parser.add_argument('--leaderboard', choices=LEADERBOARDS,
+                        help='write what this leaderboard takes instead of tables')
+    parser.add_argument('-o', '--out', help='file for the leaderboard')
+    args = parser.parse_args(argv)
+    if bool(args.leaderboard) != bool(args.out):
+        raise UserError('--leaderboard and --out FILE go together')
+    files = [(Path(path).stem, *read(path)) for path in args.files]
+    if args.leaderboard:
+        print(f'{export(args.leaderboard, files, args.out)} episodes in {args.out}')
+        return 0
     for _, settings, lines in files:
         print(describe(settings), '',
               tables(lines, settings.get('success_distance_m', 3.0)), errors(lines), sep='\n')

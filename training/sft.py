@@ -43,8 +43,8 @@ class CardInCheckpoints(TrainerCallback):
             self._card.save(Path(args.output_dir) / f'checkpoint-{state.global_step}')
 
 
-def load_data(arguments: SftArguments, seed: int):
-    """(rows, card) for the trainer.
+def load_data(arguments: SftArguments, seed: int, as_column: bool = False):
+    """(rows, card) for the trainer; `as_column` as in sft_data.
 
     Raises UserError on missing data and where the card's actions, horizon or frames disagree
     with it.
@@ -64,13 +64,14 @@ def load_data(arguments: SftArguments, seed: int):
             raise UserError(f'{paths[0]} has no {FILE_NAME} beside it and {arguments.model} has '
                             'none; give --card, a folder with the card of this data (vlnr1 card '
                             'writes one)')
-        rows = conversation_rows(paths[0], card, Path(arguments.image_folder or paths[0].parent))
+        rows = conversation_rows(paths[0], card, Path(arguments.image_folder or paths[0].parent),
+                                 as_column)
     else:
         data = EgoDataset(paths, arguments.split, arguments.tiers)
         card = card or default_card(data)
         for difference in data.check(card):
             print(f'warning: in the data the {difference}', file=sys.stderr)
-        rows = ego_rows(data, card)
+        rows = ego_rows(data, card, as_column)
     if arguments.limit is not None and arguments.limit < len(rows):
         rows = rows.select(np.random.default_rng(seed).permutation(len(rows))[:arguments.limit])
     return rows, card
@@ -95,7 +96,7 @@ def load_model(arguments: SftArguments):
     return model, processor
 
 
-def set_accumulation(config: NavSftConfig) -> None:
+def set_accumulation(config) -> None:
     """Derive gradient accumulation from the global batch, the same on any number of GPUs."""
     if config.global_batch is None:
         return
@@ -118,31 +119,38 @@ def make_trainer(arguments: SftArguments,
     rows, card = load_data(arguments, config.seed)
     model, processor = load_model(arguments)
     set_accumulation(config)
-    # A stop bias was tuned for the weights before this training.
-    card = replace(card, stop_bias=0.0, base_model=arguments.model,
-                   training_data=' '.join(arguments.data), recipe=_recipe(arguments, config))
-    adapters = LoraConfig(r=arguments.lora_rank, lora_alpha=arguments.lora_alpha,
-                          target_modules=arguments.lora_targets,
-                          task_type='CAUSAL_LM') if arguments.lora else None
+    card = trained_card(card, 'sft', arguments, config)
     trainer = ResumableTrainer(model=model, args=config, train_dataset=rows,
-                               processing_class=processor, peft_config=adapters,
+                               processing_class=processor, peft_config=adapters(arguments),
                                callbacks=[CardInCheckpoints(card)])
     return trainer, card
 
 
-def _recipe(arguments: SftArguments, config: NavSftConfig) -> dict:
+def adapters(arguments: SftArguments) -> LoraConfig | None:
+    """The adapters to train, None for all weights."""
+    return LoraConfig(r=arguments.lora_rank, lora_alpha=arguments.lora_alpha,
+                      target_modules=arguments.lora_targets,
+                      task_type='CAUSAL_LM') if arguments.lora else None
+
+
+def trained_card(card: NavigationCard, method: str, arguments: SftArguments, config,
+                 *names: str) -> NavigationCard:
+    """The card of what this training makes; `names` are more settings of the trainer to keep."""
     names = ('learning_rate', 'lr_scheduler_type', 'warmup_steps', 'num_train_epochs',
              'max_steps', 'per_device_train_batch_size', 'gradient_accumulation_steps',
-             'world_size', 'bf16', 'seed')
-    return {'method': 'sft', **asdict(arguments),
-            **{name: _plain(getattr(config, name)) for name in names}}
+             'world_size', 'bf16', 'seed', *names)
+    recipe = {'method': method, **asdict(arguments),
+              **{name: _plain(getattr(config, name)) for name in names}}
+    # A stop bias was tuned for the weights before this training.
+    return replace(card, stop_bias=0.0, base_model=arguments.model,
+                   training_data=' '.join(arguments.data), recipe=recipe)
 
 
 def _plain(value):
     return getattr(value, 'value', value)
 
 
-def save(trainer: SFTTrainer, card: NavigationCard, lora: bool) -> Path:
+def save(trainer, card: NavigationCard, lora: bool) -> Path:
     """Write the checkpoint; the card comes last, so a folder with a card is whole."""
     folder = Path(trainer.args.output_dir)
     if lora:

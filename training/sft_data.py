@@ -1,4 +1,8 @@
-"""Rows for TRL's SFTTrainer, made when they are asked for: each frame is stored once."""
+"""Rows for TRL's trainers, made when they are asked for: each frame is stored once.
+
+Every row has a prompt and images. The answer is a completion to imitate (SFT) or, with
+`as_column`, plain text in the column `answer` that a reward compares with (RFT).
+"""
 from __future__ import annotations
 
 import json
@@ -16,18 +20,19 @@ from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
 
 
-def ego_rows(data: EgoDataset, card: NavigationCard) -> Dataset:
-    """One row per decision of VLN-Ego samples: prompt, completion, images."""
+def ego_rows(data: EgoDataset, card: NavigationCard, as_column: bool = False) -> Dataset:
+    """One row per decision of VLN-Ego samples."""
     index = Dataset.from_dict({'episode': data.decisions[:, 0], 't': data.decisions[:, 1]})
 
     def make(batch):
-        return _rows(_ego_row(data, card, episode, t)
-                     for episode, t in zip(batch['episode'], batch['t']))
+        return _rows((_ego_row(data, card, episode, t)
+                      for episode, t in zip(batch['episode'], batch['t'])), as_column)
 
     return index.with_transform(make)
 
 
-def conversation_rows(path: Path, card: NavigationCard, image_folder: Path) -> Dataset:
+def conversation_rows(path: Path, card: NavigationCard, image_folder: Path,
+                      as_column: bool = False) -> Dataset:
     """One row per record of a conversation JSON; prompt and answer stand in the file.
 
     Every record is checked before anything is trained: its number of images, and that its answer
@@ -54,8 +59,9 @@ def conversation_rows(path: Path, card: NavigationCard, image_folder: Path) -> D
             table[name].append(value)
 
     def make(batch):
-        return _rows(_conversation_row(prompt, answer, images, card, image_folder)
-                     for prompt, answer, images in zip(*(batch[name] for name in table)))
+        return _rows((_conversation_row(prompt, answer, images, card, image_folder)
+                      for prompt, answer, images in zip(*(batch[name] for name in table))),
+                     as_column)
 
     return Dataset.from_dict(table).with_transform(make)
 
@@ -74,11 +80,12 @@ def _conversation_row(prompt, answer, images, card, folder):
     return blocks, answer, [_frame(folder / name, card) for name in images]
 
 
-def _rows(decisions) -> dict[str, list]:
-    rows = {'prompt': [], 'completion': [], 'images': []}
+def _rows(decisions, as_column) -> dict[str, list]:
+    name = 'answer' if as_column else 'completion'
+    rows = {'prompt': [], name: [], 'images': []}
     for blocks, answer, frames in decisions:
         rows['prompt'].append([{'role': 'user', 'content': blocks}])
-        rows['completion'].append([
+        rows[name].append(answer if as_column else [
             {'role': 'assistant', 'content': [{'type': 'text', 'text': answer}]}])
         rows['images'].append([Image.fromarray(frame) for frame in frames])
     return rows

@@ -46,7 +46,10 @@ class GraphRunner(Runner):
             self._end()
             raise
         self._nearest = result.get('nearest_candidate')
-        return EpisodeRun(episode, result['actions'], len(result['decisions']), result['metrics'])
+        # a driver's way has no corners at the ends of actions: it is told as it was recorded
+        poses = result.get('path') or [pose[1:] for pose in result['trajectory']]
+        return EpisodeRun(episode, result['actions'], len(result['decisions']), result['metrics'],
+                          poses)
 
     def _nearest_candidate(self) -> str | None:
         return self._nearest

@@ -20,6 +20,7 @@ VERBS = {
     'worlds': ('sim_bridge.worlds.generate', 'generate apartments and VLN-CE episodes'),
     'ego': ('training.ego', 'replay the expert into VLN-Ego samples'),
     'sft': ('training.sft', 'supervised fine-tuning of a Qwen-VL checkpoint'),
+    'rft': ('training.rft', 'reinforcement fine-tuning (GRPO) of a checkpoint'),
     'evaluate': ('training.evaluate', 'closed loop over a split, with every VLN-CE metric'),
     'report': ('training.results', 'the tables of result files again, side by side'),
     'bench sim': ('sim_bridge.bench', 'speed of the environment, side by side with the plain way'),

@@ -252,10 +252,15 @@ class BridgeNode(Node):
         for picture in self._body.camera.due(now_ns):
             self._send(picture)
             if 'navigator' in self._given.participants:
-                self._waiting.until(
-                    'navigator', lambda: self._peers.acknowledged_ns == picture.stamp_ns,  # noqa: B023
-                    self._given.lockstep_timeout_s,
-                    lambda: self._body.topics.camera(picture))  # noqa: B023
+                self._wait_for_navigator(picture, feel_again)
+
+    def _wait_for_navigator(self, picture: Picture, feel_again):
+        def again():
+            feel_again()
+            self._body.topics.camera(picture)
+
+        self._waiting.until('navigator', lambda: self._peers.acknowledged_ns == picture.stamp_ns,
+                            self._given.lockstep_timeout_s, again)
 
     def _send(self, picture: Picture):
         """A picture leaves; in free run this is called in the camera's thread."""
@@ -269,6 +274,8 @@ class BridgeNode(Node):
         metrics = self._environment.metrics()
         metrics['steps_taken'] = len(self._peers.executed)
         result = run.result(self._now_ns, run.ended_by, metrics, self._peers, '')
+        if self._discrete:
+            result['path'] = self._discrete.path
         if self._environment.episode.info.get('candidates'):
             result['nearest_candidate'] = self._environment.nearest_candidate()
         return result

@@ -36,7 +36,8 @@ from vlnr1_ros.nodes import messages
 class DiscreteMode:
     """Answers `plan` on `plan_status`; :meth:`act` executes one action of the plan taken last.
 
-    now_ns: the simulated time. `peers` is told of everything, as if a driver had said it.
+    now_ns: the simulated time. `peers` is told of everything, as if a driver had said it. path:
+    [x, y, z, yaw] at an episode's start and after each of its actions, in habitat's frame.
     """
 
     def __init__(self, node: Node, environment: Environment, action_set: ActionSet, peers: Peers,
@@ -48,6 +49,7 @@ class DiscreteMode:
         self._last_stamp_ns = 0   # of the last plan taken
         self._last_stop_ns = 0    # plans from images before this are answers to an old question
         self._here: Pose | None = None
+        self.path: list[list[float]] = []
         self._stamp_ns, self._actions, self._executed = 0, [], 0   # no actions: no plan
         reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         self._status = node.create_publisher(DiagnosticArray, 'plan_status', reliable)
@@ -56,6 +58,7 @@ class DiscreteMode:
     def begin(self, seen: Observation) -> None:
         """Stand where an episode starts; the plan of the last one is forgotten."""
         self._actions = []
+        self.path = []
         self._stand(seen)
 
     def act(self, seen: Observation, end_ns: int) -> Observation:
@@ -79,6 +82,7 @@ class DiscreteMode:
 
     def _stand(self, seen):
         self._here = Pose(*frames.to_ros(seen.x, seen.z, seen.yaw_rad))
+        self.path.append([seen.x, seen.y, seen.z, seen.yaw_rad])
 
     def _on_plan(self, message: Path):
         self._peers.hear_plan(message)

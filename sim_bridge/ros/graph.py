@@ -69,7 +69,12 @@ def environment_parameters(config: EnvironmentConfig) -> dict:
             'camera_height_m': float(camera.height_m), 'forward_m': float(config.forward_m),
             'turn_deg': float(config.turn_deg), 'allow_sliding': bool(config.allow_sliding),
             'max_steps': int(config.max_steps), 'simulator': config.simulator,
-            'success_distance_m': float(config.success_distance_m)}
+            'success_distance_m': float(config.success_distance_m),
+            'benchmark': config.benchmark, 'roles': ' '.join(config.roles),
+            'languages': ' '.join(config.languages),
+            'agent_radius_m': float(config.agent_radius_m),
+            'agent_height_m': float(config.agent_height_m),
+            'follow_reference': bool(config.follow_reference)}
 
 
 class Graph:
@@ -155,7 +160,8 @@ class Graph:
 
         A dict with episode_id, instruction, ended_by (stop, max_steps, timeout), metrics, actions
         (ids executed), decisions ([seconds, [ids]]), trajectory (seconds, x, y, z, yaw in
-        habitat's frame), nearest_candidate where the episode has some, sim_s, wall_s, and record
+        habitat's frame), in discrete mode path (x, y, z, yaw at the start and after every
+        action), nearest_candidate where the episode has some, sim_s, wall_s, and record
         where one was asked for. GraphError when a node dies or an episode ends as an error.
         """
         for _ in self._episodes:

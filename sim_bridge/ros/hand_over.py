@@ -45,7 +45,9 @@ class HandOver:
         if peers.navigator['state'] in ACTIVE:
             self._end_the_last_run()
         self._until(lambda: (self._instruction.get_subscription_count()
-                             and self._listeners()['image_raw']), given.startup_timeout_s)
+                             and self._listeners()['image_raw']
+                             and self._listeners()['odom'] >= len(given.participants)),
+                    given.startup_timeout_s)
         if given.policy_seed >= 0:
             self._give_seed(episode_seed(given.policy_seed, episode_id))
         text = check_instruction(instruction)

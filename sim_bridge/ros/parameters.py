@@ -133,7 +133,18 @@ def _environment(declare) -> EnvironmentConfig:
         max_steps=declare('max_steps', 500, 'actions an episode may take', '', 1, 100000),
         simulator=declare('simulator', 'auto', 'habitat-sim, embedded, or auto'),
         success_distance_m=declare('success_distance_m', 3.0, "radius of VLN-CE's success", 'm',
-                                   0.05, 50.0))
+                                   0.05, 50.0),
+        benchmark=declare('benchmark', plain.benchmark, 'whose episodes they are: apartments, '
+                          'r2r or rxr'),
+        roles=tuple(declare('roles', '', 'of RxR: guide, follower, separated by blanks').split()),
+        languages=tuple(declare('languages', '', 'of RxR: en-US, ..., separated by blanks; '
+                                'empty: all').split()),
+        agent_radius_m=declare('agent_radius_m', 0.1, 'what must fit through a gap', 'm', 0.01,
+                               1.0),
+        agent_height_m=declare('agent_height_m', 1.5, 'what must fit below a table', 'm', 0.1,
+                               3.0),
+        follow_reference=declare('follow_reference', False, 'the expert walks the reference path '
+                                 'instead of the shortest way'))
 
 
 def _scan(declare, camera: Camera) -> DepthScan | None:

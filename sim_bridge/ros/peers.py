@@ -32,7 +32,7 @@ class Peers:
         self.velocity_ns = -1
         self.acknowledged_ns = -1
         self.navigator: dict = {}
-        self._plan_ns, self._answered_ns = -1, -1
+        self._plan_ns, self._unanswered = -1, False
         self.begin()
         reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
@@ -71,7 +71,7 @@ class Peers:
 
     def unanswered_plan(self) -> bool:
         """Whether the driver owes an answer to a plan."""
-        return self._plan_ns > self._answered_ns
+        return self._unanswered
 
     def follows(self, instruction: str) -> bool:
         """Whether the navigator has accepted this (tidied) instruction."""
@@ -101,7 +101,7 @@ class Peers:
 
     def hear_plan(self, message: Path) -> None:
         """Note a plan; one that cannot be driven is a `misfit`."""
-        self._plan_ns = messages.time_ns(message.header.stamp)
+        self._plan_ns, self._unanswered = messages.time_ns(message.header.stamp), True
         try:
             actions = decode(messages.path_poses(message), self._action_set)
         except UserError as error:
@@ -118,7 +118,7 @@ class Peers:
 
     def hear_status(self, status: PlanStatus, now_ns: int) -> None:
         """Note what became of a plan at that time."""
-        self._answered_ns = max(self._answered_ns, status.stamp_ns)
+        self._unanswered &= status.stamp_ns != self._plan_ns
         seconds = now_ns * 1e-9
         actions = self._actions.get(status.stamp_ns, [])
         driven = self._driven.get(status.stamp_ns, 0)

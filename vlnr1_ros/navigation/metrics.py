@@ -46,9 +46,19 @@ def ndtw(path: np.ndarray, reference: np.ndarray, success_distance_m: float = 3.
 
 
 def spl(success: float, start_geodesic_m: float, travelled_m: float) -> float:
-    """Success weighted by path length; a start on the goal counts as a perfect path."""
+    """Success weighted by path length; a start on the goal counts as a perfect path.
+
+    0 where no way leads to the goal: its length, inf, would make nan of the formula.
+    """
+    if not math.isfinite(start_geodesic_m):
+        return 0.0
     longest = max(start_geodesic_m, travelled_m)
     return float(success) * (start_geodesic_m / longest if longest > 0 else 1.0)
+
+
+def finite_or_none(distance_m: float) -> float | None:
+    """A distance as results hold it: None (JSON's null) where there is no way."""
+    return float(distance_m) if math.isfinite(distance_m) else None
 
 
 def episode_metrics(positions, distances_to_goal, stop_called: bool, start_geodesic_m: float,
@@ -57,7 +67,8 @@ def episode_metrics(positions, distances_to_goal, stop_called: bool, start_geode
     """All VLN-CE metrics of one episode.
 
     positions (N, 3) metres: the start, then one after every action, *stop* included.
-    distances_to_goal (N,) metres: geodesic, at those positions. reference (M, 3): dense ground
+    distances_to_goal (N,) metres: geodesic, at those positions; inf where no way leads to the
+    goal: never a success, and its distance_to_goal is None. reference (M, 3): dense ground
     truth for nDTW, or None. Returns success, oracle_success, spl, distance_to_goal (NE),
     path_length (TL), steps_taken, collisions, and ndtw, sdtw where a reference is given.
     """
@@ -72,7 +83,7 @@ def episode_metrics(positions, distances_to_goal, stop_called: bool, start_geode
         'success': success,
         'oracle_success': float((distances < success_distance_m).any()),
         'spl': spl(success, start_geodesic_m, length_m),
-        'distance_to_goal': float(distances[-1]),
+        'distance_to_goal': finite_or_none(distances[-1]),
         'path_length': length_m,
         'steps_taken': len(positions) - 1,
         'collisions': int(collisions),

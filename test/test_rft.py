@@ -1,0 +1,155 @@
+"""RFT on a tiny Qwen2-VL: what is sampled, what it is worth, and that it learns from it."""
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import CARD, RUNS, logged, tiny, write_runs
+
+from training import rft
+from training.ego_files import shifted_labels
+from vlnr1_ros.__main__ import call
+from vlnr1_ros.navigation.card import NavigationCard
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_runs(tmp_path_factory.mktemp('ego'))
+
+
+@pytest.fixture(scope='module')
+def model(data, tmp_path_factory):
+    """A checkpoint that SFT has taught the format and a little more."""
+    root = tmp_path_factory.mktemp('tiny')
+    tiny(root / 'untrained', True)
+    assert call('sft', ['--model', str(root / 'untrained'), '--data', str(data), '--output_dir',
+                        str(root / 'model'), '--use_cpu', '--learning_rate', '3e-3',
+                        '--lr_scheduler_type', 'constant', '--report_to', 'none',
+                        '--save_strategy', 'no', '--disable_tqdm', 'true', '--max_steps', '12',
+                        '--per_device_train_batch_size', '6']) == 0
+    return root / 'model'
+
+
+def arguments(model, data, out, *more):
+    return ['--model', str(model), '--data', str(data), '--output_dir', str(out), '--use_cpu',
+            '--learning_rate', '1e-3', '--lr_scheduler_type', 'constant', '--report_to', 'none',
+            '--logging_steps', '1', '--save_strategy', 'steps', '--disable_tqdm', 'true',
+            '--num_generations', '4', '--per_device_train_batch_size', '24', *more]
+
+
+def test_the_reward_rises_and_its_parts_are_logged(model, data, tmp_path):
+    out = tmp_path / 'out'
+    assert call('rft', arguments(model, data, out, '--max_steps', '14', '--save_steps', '14',
+                                 '--format_weight', '0.1', '--stop_weight', '0.1')) == 0
+    found = {key: logged(out / 'checkpoint-14', key) for key in (
+        'rewards/navigation/mean', 'rewards/well_formed/mean', 'rewards/stop/mean',
+        'first_action_accuracy', 'entropy', 'kl')}
+    assert all(len(values) == 14 for values in found.values())
+    reward = found['rewards/navigation/mean']
+    assert np.mean(reward[-4:]) > np.mean(reward[:4]) + 0.1
+    card = NavigationCard.load(out)
+    assert card.recipe['method'] == 'rft' and card.recipe['reward'] == 'time_decayed'
+    assert card.stop_bias == NavigationCard.load(model).stop_bias
+    assert NavigationCard.load(out / 'checkpoint-14') == card
+    assert call('rft', arguments(model, data, out)) == 2, 'a finished run is not overwritten'
+
+
+def test_no_markup_but_the_end_is_ever_sampled(data, tmp_path):
+    """An image token in an answer would end the run: no features belong to it."""
+    checkpoint = tiny(tmp_path / 'model', False)
+    trainer, _ = rft.make_trainer(*rft.parse(arguments(
+        checkpoint, data, tmp_path / 'out', '--temperature', '50.0')))
+    tokenizer = trainer.processing_class.tokenizer
+    markup = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    batch = [trainer.train_dataset[i] for i in range(12) for _ in range(2)]
+    sampled = trainer._generate_and_score_completions(batch)['completion_ids']
+    answers = set(sampled.flatten().tolist())
+    assert len(answers) > 50, 'hot enough to sample all there is'
+    assert answers & markup <= {tokenizer.eos_token_id, tokenizer.pad_token_id}
+    assert tokenizer.padding_side == 'left'
+
+
+def test_every_answer_is_compared_with_the_expert_of_its_own_decision(model, data, tmp_path):
+    what, how = rft.parse(arguments(model, data, tmp_path / 'out', '--gamma', '0.5'))
+    trainer, card = rft.make_trainer(what, how)
+    labels = [row for actions in RUNS.values() for row in shifted_labels(actions, 6)]
+    assert [row['answer'] for row in trainer.train_dataset] \
+        == [card.action_set.encode(row) for row in labels]
+    logs = {}
+    functions, weights = rft.reward_functions(what, card)
+    text = card.action_set.encode([1, 1, 1, 1, 1, 1])
+    found = functions[0](completions=[[{'role': 'assistant', 'content': text}]] * 2,
+                         answer=[card.action_set.encode(labels[0]),
+                                 card.action_set.encode([1] * 6)],
+                         log_metric=lambda name, value: logs.update({name: value}))
+    assert found == pytest.approx([1.5 / 1.96875, 1.0]) and weights == [1.0]
+    assert logs == {'first_action_accuracy': 1.0, 'stop_share': 0.0}
+
+
+def test_resumes_as_if_it_had_not_been_cut(model, data, tmp_path, capsys):
+    out = tmp_path / 'out'
+    command = arguments(model, data, out, '--max_steps', '4', '--save_steps', '2',
+                        '--learning_rate', '1e-4')
+    assert call('rft', command) == 0
+    whole = logged(out / 'checkpoint-4', 'reward')
+    weights = load_file(out / 'model.safetensors')
+    for path in out.iterdir():
+        if not path.is_dir():
+            path.unlink()
+    (out / 'checkpoint-4' / 'navigation.json').unlink()
+    capsys.readouterr()
+    assert call('rft', command) == 0
+    assert f'going on from {out / "checkpoint-2"}' in capsys.readouterr().out
+    assert logged(out / 'checkpoint-4', 'reward') == pytest.approx(whole, abs=1e-6)
+    for name, tensor in load_file(out / 'model.safetensors').items():
+        torch.testing.assert_close(tensor, weights[name], atol=1e-5, rtol=1e-3)
+
+
+def test_lora_changes_the_language_model_alone(model, data, tmp_path):
+    out = tmp_path / 'out'
+    assert call('rft', arguments(model, data, out, '--lora', '--max_steps', '2')) == 0
+    before, after = (load_file(f / 'model.safetensors') for f in (model, out))
+    changed = {n for n in before if not torch.equal(before[n], after[n])}
+    assert before.keys() == after.keys()
+    assert changed and all('_proj' in n and 'visual' not in n for n in changed)
+
+
+def test_checkpoints_are_tried_in_closed_loop_and_the_best_is_kept(data, apartments, tmp_path):
+    out = tmp_path / 'out'
+    checkpoint = tiny(tmp_path / 'model', True)
+    assert call('rft', arguments(
+        checkpoint, data, out, '--max_steps', '2', '--save_steps', '1', '--eval_data',
+        str(apartments.data), '--eval_split', apartments.split, '--eval_episodes', '1',
+        '--eval_max_steps', '4', '--eval_workers', '1')) == 0
+    trials = [json.loads(line) for line in (out / 'closed_loop.jsonl').read_text().splitlines()]
+    assert [trial['step'] for trial in trials] == [1, 2]
+    assert all(0.0 <= trial['score'] <= 1.0 and 'grounded_spl' in trial for trial in trials)
+    assert NavigationCard.load(out / 'best') == NavigationCard.load(out / 'checkpoint-1')
+    assert not list((out / 'best').glob('optimizer*'))
+
+
+@pytest.mark.parametrize('more, words', [
+    (['--num_generations', '5'], ['24', '5']),
+    (['--num_generations', '1'], ['num_generations', '1']),
+    (['--gamma', '1.5'], ['gamma', '1.5']),
+    (['--reward', 'steep'], ['steep']),
+    (['--stop_weight', '-1'], ['stop_weight', '-1']),
+])
+def test_bad_settings_end_in_one_line(more, words, model, data, tmp_path, capsys):
+    try:
+        code = call('rft', arguments(model, data, tmp_path / 'out', *more))
+    except SystemExit as ended:   # the parser's own refusal of a choice
+        code = ended.code
+    assert code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert all(word in error for word in words), error
+
+
+def test_an_adapter_is_no_place_to_start(data, tmp_path, capsys):
+    (tmp_path / 'adapter_config.json').write_text('{}')
+    CARD.save(tmp_path)
+    assert call('rft', arguments(tmp_path, data, tmp_path / 'out')) == 2
+    assert 'vlnr1 sft --lora' in capsys.readouterr().err

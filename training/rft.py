@@ -1,0 +1,138 @@
+"""Reinforcement fine-tuning (arXiv 2506.17221, section 3.3) with TRL's GRPOTrainer.
+
+    vlnr1 rft --model runs/sft --data ego --output_dir runs/rft
+    vlnr1 rft --model models/nano --data ego84 --output_dir runs/nano_rft --learning_rate 1e-5 \
+        --per_device_train_batch_size 64 --max_steps 200 --eval_data data
+    accelerate launch -m training.rft --config ...        several GPUs
+
+Answers are sampled for decisions of VLN-Ego and compared with the expert's next actions; no
+simulator takes part. An interrupted run goes on from its last whole checkpoint when the same
+command is given again.
+"""
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from trl import TrlParser
+
+from training import rewards
+from training.closed_loop import ClosedLoop
+from training.resumable import ResumableGrpoTrainer
+from training.rft_config import NavRftConfig, RftArguments
+from training.sft import (
+    CardInCheckpoints,
+    adapters,
+    last_whole_checkpoint,
+    load_data,
+    load_model,
+    save,
+    set_accumulation,
+    trained_card,
+)
+from vlnr1_ros.navigation.actions import Action
+from vlnr1_ros.navigation.card import FILE_NAME, NavigationCard
+from vlnr1_ros.navigation.errors import UserError
+from vlnr1_ros.policy.grammar import AnswerGrammar
+from vlnr1_ros.policy.lvlm import ADAPTER_FILE
+
+
+def reward_functions(arguments: RftArguments, card: NavigationCard) -> tuple[list, list[float]]:
+    """(TRL reward functions, their weights). Each takes completions and the column `answer`."""
+    action_set = card.action_set
+
+    def read(completions, answer):
+        return [(rewards.read_actions(completion[0]['content'], action_set),
+                 action_set.decode(text)) for completion, text in zip(completions, answer)]
+
+    def navigation(completions, answer, log_metric, **_):
+        pairs = read(completions, answer)
+        log_metric('first_action_accuracy', sum(p[0] == e[0] for p, e in pairs) / len(pairs))
+        log_metric('stop_share', sum(Action.STOP in p for p, _ in pairs) / len(pairs))
+        return [rewards.sequence_reward(arguments.reward, predicted, expert, arguments.gamma,
+                                        not arguments.raw) for predicted, expert in pairs]
+
+    def well_formed(completions, answer, **_):
+        return [rewards.format_reward(predicted, card.horizon)
+                for predicted, _ in read(completions, answer)]
+
+    def stop(completions, answer, **_):
+        return [rewards.stop_reward(predicted, expert)
+                for predicted, expert in read(completions, answer)]
+
+    chosen = [(navigation, 1.0), (well_formed, arguments.format_weight),
+              (stop, arguments.stop_weight)]
+    return tuple(map(list, zip(*(pair for pair in chosen if pair[1] > 0.0))))
+
+
+def prepare(config: NavRftConfig, processor, card: NavigationCard) -> None:
+    """What TRL leaves to the caller for a model with images.
+
+    A sampled image token would ask for an image that is not there, so no token of the markup but
+    the end may be sampled. Prompts of unequal length must be padded on the left.
+    """
+    grammar = AnswerGrammar(processor.tokenizer, card.action_set, card.horizon)
+    if config.max_completion_length is None:
+        config.max_completion_length = grammar.max_tokens + 1
+    markup = [number for number, token in processor.tokenizer.added_tokens_decoder.items()
+              if token.special and number != grammar.end]
+    config.generation_kwargs = {'suppress_tokens': markup, **(config.generation_kwargs or {})}
+    processor.tokenizer.padding_side = 'left'
+
+
+def make_trainer(arguments: RftArguments,
+                 config: NavRftConfig) -> tuple[ResumableGrpoTrainer, NavigationCard]:
+    """The trainer, ready to run, and the card of what it will produce."""
+    if (Path(arguments.model) / ADAPTER_FILE).is_file():
+        raise UserError(f'{arguments.model} is an adapter; RFT starts from, and stays near, a '
+                        'whole checkpoint: the one that vlnr1 sft --lora wrote')
+    rows, card = load_data(arguments, config.seed, as_column=True)
+    model, processor = load_model(arguments)
+    prepare(config, processor, card)
+    functions, config.reward_weights = reward_functions(arguments, card)
+    # RFT stays near the model it began with, and so does the threshold of stop.
+    card = replace(trained_card(card, 'rft', arguments, config, 'num_generations', 'beta',
+                                'epsilon', 'loss_type', 'temperature', 'scale_rewards'),
+                   stop_bias=card.stop_bias)
+    callbacks = [CardInCheckpoints(card)]
+    if arguments.eval_data:
+        callbacks.append(ClosedLoop(arguments, Path(config.output_dir)))
+    trainer = ResumableGrpoTrainer(
+        model=model, args=config, train_dataset=rows, processing_class=processor,
+        reward_funcs=functions, peft_config=adapters(arguments), callbacks=callbacks)
+    return trainer, card
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line of this module."""
+    arguments, config = parse(argv)
+    folder = Path(config.output_dir)
+    if (folder / FILE_NAME).exists():
+        raise UserError(f'{folder} holds a finished checkpoint; give another --output_dir')
+    trainer, card = make_trainer(arguments, config)
+    resumed = config.resume_from_checkpoint or last_whole_checkpoint(folder)
+    print(f'{len(trainer.train_dataset)} decisions, '
+          + (f'going on from {resumed}' if resumed else f'starting from {arguments.model}'))
+    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    print(save(trainer, card, arguments.lora))
+    return 0
+
+
+def parse(argv: list[str] | None = None) -> tuple[RftArguments, NavRftConfig]:
+    """Settings from ``--config FILE.yaml`` with flags on top."""
+    parser = TrlParser((RftArguments, NavRftConfig), prog='vlnr1 rft')
+    try:
+        arguments, config = parser.parse_args_and_config(argv)
+        set_accumulation(config)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from None
+    return arguments, config
+
+
+if __name__ == '__main__':
+    os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+    from vlnr1_ros.command import run
+
+    sys.exit(run('rft', main, sys.argv[1:]))

@@ -1,0 +1,84 @@
+"""Settings of `vlnr1 rft`: data and reward (ours), and how to train (TRL's GRPOConfig)."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from trl import GRPOConfig
+
+from training import rewards
+from training.sft_config import SftArguments
+from vlnr1_ros.navigation.errors import UserError
+
+
+@dataclass
+class RftArguments(SftArguments):
+    """What is trained, on what, by which reward, and on what it is tried in closed loop."""
+
+    reward: str = field(default='time_decayed', metadata={'help':
+        'what right actions are worth: time_decayed (the paper), linear, uniform, hard',
+        'choices': list(rewards.NAMES)})
+    gamma: float = field(default=0.7, metadata={'help':
+        'decay per action of time_decayed; the paper does not give it, the default is ours'})
+    raw: bool = field(default=False, metadata={'help':
+        'do not divide the reward by its largest value (the group advantage does not change)'})
+    format_weight: float = field(default=0.0, metadata={'help':
+        'weight of one more reward: 1 for an answer of exactly n actions (ours, off)'})
+    stop_weight: float = field(default=0.0, metadata={'help':
+        "weight of one more reward: 1 where the first stop is the expert's (ours, off)"})
+    eval_data: str | None = field(default=None, metadata={'help':
+        'folder with datasets/ and scene_datasets/: every saved checkpoint is tried there in '
+        'closed loop, and the one with the best SPL is kept in OUTPUT_DIR/best'})
+    eval_split: str = field(default='calibration', metadata={'help':
+        'split of --eval_data; never the one that results are reported on'})
+    eval_episodes: int = field(default=20, metadata={'help': 'episodes a tier of each trial'})
+    eval_max_steps: int = field(default=150, metadata={'help':
+        'actions after which an episode of a trial ends'})
+    eval_workers: int = field(default=0, metadata={'help':
+        'processes of a trial (0: one a core)'})
+
+    def __post_init__(self):
+        rewards.sequence_reward(self.reward, [], [0], self.gamma)
+        for name in ('format_weight', 'stop_weight'):
+            if not 0.0 <= getattr(self, name) <= 100.0:
+                raise UserError(f'{name} is {getattr(self, name)}; give 0 to 100')
+        if self.eval_episodes < 1:
+            raise UserError(f'eval_episodes is {self.eval_episodes}; give 1 or more')
+
+
+@dataclass
+class NavRftConfig(GRPOConfig):
+    """TRL's GRPOConfig with the paper's settings; every field of it is a flag as well.
+
+    Group size 8, KL 0.04 and learning rate 1e-6 are the paper's (arXiv 2506.17221, section 4.1).
+    The batch counts answers, so it must be a multiple of the group.
+    """
+
+    output_dir: str | None = field(default=None, metadata={'help': 'where the checkpoint goes'})
+    global_batch: int | None = field(default=None, metadata={'help':
+        'answers per update over all processes: sets gradient_accumulation_steps'})
+    learning_rate: float = field(default=1e-6, metadata={'help':
+        'peak learning rate: one or two orders below that of SFT, or the policy collapses'})
+    num_train_epochs: float = field(default=1.0, metadata={'help': 'times through the data'})
+    num_generations: int = field(default=8, metadata={'help': 'answers to one prompt: the group'})
+    beta: float = field(default=0.04, metadata={'help':
+        'weight of the KL divergence from the model before RFT; 0 keeps no such model'})
+    loss_type: str = field(default='grpo', metadata={'help': 'how token losses are averaged'})
+    max_completion_length: int | None = field(default=None, metadata={'help':
+        'tokens of an answer. Default: as many as n actions need'})
+    gradient_checkpointing: bool | None = field(default=None, metadata={'help':
+        'recompute activations to save memory. Default: where there is a GPU'})
+
+    def __post_init__(self):
+        if not self.output_dir:
+            raise UserError('no output_dir; give --output_dir, the folder for the checkpoint')
+        if self.num_generations < 2:
+            raise UserError(f'num_generations is {self.num_generations}; an advantage needs a '
+                            'group of 2 or more')
+        gpu = torch.cuda.is_available() and not self.use_cpu
+        if self.bf16 is None:
+            self.bf16 = gpu and not self.fp16
+        if self.gradient_checkpointing is None:
+            self.gradient_checkpointing = gpu
+        self.remove_unused_columns = False
+        super().__post_init__()
