@@ -14,7 +14,8 @@ from launch.actions import (
     SetEnvironmentVariable,
     UnsetEnvironmentVariable,
 )
-from launch.substitutions import LaunchConfiguration
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration, PythonExpression
 from launch_ros.actions import Node, PushRosNamespace, SetParameter
 from launch_ros.parameter_descriptions import ParameterValue
 
@@ -45,6 +46,9 @@ def generate_launch_description():
                               description='expert, random, forward, stop or a checkpoint folder'),
         DeclareLaunchArgument('lockstep', default_value='true', choices=['true', 'false'],
                               description='Time waits for the nodes; false: wall time'),
+        DeclareLaunchArgument('mode', default_value='velocity', choices=['velocity', 'discrete'],
+                              description='velocity: the driver drives; discrete: no driver, the '
+                              'bridge executes plans as habitat actions'),
         DeclareLaunchArgument('record_dir', default_value='',
                               description='Folder for a record of every episode; empty: none'),
         DeclareLaunchArgument('navigator_params', default_value=f'{config}/navigator.yaml',
@@ -68,6 +72,7 @@ def generate_launch_description():
         PushRosNamespace(value('namespace')),
         SetParameter('use_sim_time', ParameterValue(value('use_sim_time'), value_type=bool)),
         Node(executable='driver', name='driver',
+             condition=IfCondition(PythonExpression(["'", value('mode'), "' == 'velocity'"])),
              parameters=[value('driver_params'), {'lockstep': lockstep}], **common),
         Node(executable='navigator', name='navigator',
              parameters=[value('navigator_params'),
@@ -77,6 +82,7 @@ def generate_launch_description():
              parameters=[value('bridge_params'),
                          {'lockstep': lockstep, 'use_sim_time': False, 'split': text('split'),
                           'episodes': text('episodes'), 'record_dir': text('record_dir'),
+                          'mode': text('mode'),
                           'dataset': ParameterValue(
                               [value('data'), '/datasets/apartments/v1'], value_type=str),
                           'scenes_dir': ParameterValue(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import glob
 import importlib.util
 import logging
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,13 +33,14 @@ class EnvironmentConfig:
     `dataset` is the folder that holds `{split}/{split}.json.gz`, or `{split}_{role}.json.gz` with
     `roles`; `languages`: only these, all when empty; `scenes_dir` is what its scene ids are
     relative to. `benchmark` is the preset's name. `follow_reference`: the expert walks the
-    reference path instead of the shortest way.
+    reference path instead of the shortest way. A positive `camera_pitch_deg` looks up.
     """
 
     dataset: str = 'data/datasets/apartments/v1'
     split: str = 'val_unseen'
     scenes_dir: str = 'data/scene_datasets'
     camera: Camera = field(default_factory=Camera)
+    camera_pitch_deg: float = 0.0
     forward_m: float = 0.25
     turn_deg: float = 30.0
     allow_sliding: bool = True
@@ -184,11 +186,13 @@ def _agent(config):
         sensors.append('semantic_sensor')
         overrides.insert(0, f'+habitat/simulator/sim_sensors@{_SENSORS}semantic_sensor='
                             'semantic_sensor')
+    pitch_rad = math.radians(config.camera_pitch_deg)
     for sensor in sensors:
         overrides += [f'{_SENSORS}{sensor}.width={camera.width}',
                       f'{_SENSORS}{sensor}.height={camera.height}',
                       f'{_SENSORS}{sensor}.hfov={int(camera.hfov_deg)}',
-                      f'{_SENSORS}{sensor}.position=[0,{camera.height_m},0]']
+                      f'{_SENSORS}{sensor}.position=[0,{camera.height_m},0]',
+                      f'{_SENSORS}{sensor}.orientation=[{pitch_rad},0,0]']
     return overrides
 
 

@@ -78,13 +78,6 @@ def domain_id():
     return random.SystemRandom().randint(1, 100)
 
 
-@pytest.fixture
-def visitor(domain_id):
-    visitor = Visitor(domain_id)
-    yield visitor
-    visitor.close()
-
-
 @pytest.fixture(scope='module')
 def free(apartments, domain_id):
     """The visitor of an episode in wall time, in which nobody takes part."""
@@ -152,7 +145,11 @@ def test_a_plan_of_another_turn_angle_ends_the_episode_as_an_error(free):
     assert 'turn_deg' in results[-1]['error'] and 'cannot be driven' in results[-1]['error']
 
 
-def test_a_cancel_is_answered_before_the_next_instruction_is_given(apartments, domain_id, visitor):
+def test_a_cancel_is_answered_before_the_next_instruction_is_given(apartments, domain_id):
+    # In a domain of its own: no two bridges in one namespace.
+    domain_id = domain_id % 100 + 1
+    visitor = Visitor(domain_id)
+
     def say_state(state, instruction=''):
         visitor.state.publish(String(data=json.dumps(
             {'state': state, 'instruction': instruction, 'reason': state})))
@@ -173,6 +170,20 @@ def test_a_cancel_is_answered_before_the_next_instruction_is_given(apartments, d
     say_state('waiting', visitor.events[2])
     wait_until(lambda: visitor.images)
     running.close()
+    visitor.close()
+
+
+def test_a_second_bridge_in_one_namespace_is_refused(free, apartments, domain_id, tmp_path):
+    config = apartments.config()
+    done = subprocess.run(
+        [sys.executable, '-m', 'sim_bridge.ros.bridge', '--ros-args', '-p',
+         f'dataset:={config.dataset}', '-p', f'scenes_dir:={config.scenes_dir}'],
+        env=isolated_environment(tmp_path, domain_id), capture_output=True, text=True,
+        timeout=WAIT_S)
+    assert done.returncode == 2
+    assert 'another bridge is running as /sim_bridge' in done.stderr
+    assert '__ns:=' in done.stderr and 'Traceback' not in done.stderr
+    assert free.call(Trigger, 'sim_bridge/reset', Trigger.Request()).success, 'the first lives'
 
 
 BUSY = """

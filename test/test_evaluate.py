@@ -11,6 +11,7 @@ import pytest
 
 from sim_bridge.environment import load_episodes
 from training import results
+from training.agreement import agreement
 from training.episode import run_episode
 from training.evaluate import EvaluateConfig, Runner, choose, evaluate, parse
 from vlnr1_ros.navigation.actions import ActionSet
@@ -217,3 +218,16 @@ def test_errors_of_an_earlier_run_are_run_again(whole, tmp_path):
     file = results.ResultFile(path, settings)
     file.close()
     assert lines[0]['episode_id'] not in file and lines[1]['episode_id'] in file
+
+
+def test_runs_of_the_same_episodes_are_compared_one_by_one(whole):
+    _, settings, lines = whole
+    keys = [row.key for row in results.ROWS]
+    other = [dict(line) for line in lines[1:]]
+    other[0]['actions'] += '1'
+    other[1]['ndtw'] += 1e-9
+    other[2] = {'episode_id': other[2]['episode_id'], 'error': 'boom'}
+    files = [('a', settings, lines), ('b', settings, other), ('c', settings, lines[::-1])]
+    count = len(lines)
+    assert agreement(files, keys) == [['a', 'b', count - 2, count - 3, count - 4],
+                                      ['a', 'c', count, count, count]]

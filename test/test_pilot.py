@@ -89,6 +89,14 @@ def test_one_frame_per_primitive_from_the_first_image_at_or_after_its_end(drivin
     assert pixels(loop.image(61)) == [10, 30, 40, 61]
 
 
+def test_a_clock_that_begins_anew_is_followed(driving):
+    loop, plan = driving
+    loop.image(9000)
+    loop.pilot.cancel()
+    loop.pilot.instruct('go again', 0)
+    assert loop.image(20) is not None, 'the image is newer than the instruction by any clock'
+
+
 def test_a_blocked_primitive_still_leaves_a_frame(driving):
     loop, plan = driving
     loop.image(20)

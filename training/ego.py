@@ -17,7 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from sim_bridge.benchmarks import APARTMENTS, LANGUAGES, PRESETS, ROLES, preset, some_of
-from sim_bridge.environment import Environment, EnvironmentConfig, load_episodes
+from sim_bridge.client import load_split, open_environment
+from sim_bridge.config import EnvironmentConfig
 from training import ray_workers
 from training.ego_collect import Expert, Learner, Noisy, collect
 from training.ego_files import (
@@ -46,9 +47,11 @@ TIERS = ('room', 'door', 'apartment')
 class Collector:
     """One process's environment and actor; call it with an episode's id."""
 
-    def __init__(self, settings: EgoSettings, data: str, split: str, root: Path):
+    def __init__(self, settings: EgoSettings, data: str, split: str, root: Path,
+                 habitat_python: str | None = None):
         self._settings, self._split, self._root = settings, split, root
-        self._environment = Environment(environment_config(settings, data, split))
+        self._environment = open_environment(environment_config(settings, data, split),
+                                             habitat_python)
         self._behaviour = _behaviour(settings)
 
     def __call__(self, episode_id: str) -> int:
@@ -127,7 +130,7 @@ def groups(episodes: list) -> list[list[str]]:
 
 def generate(settings: EgoSettings, data: str, split: str, root: Path, workers: int,
              tiers: list[str] | None = None, count: int | None = None,
-             ray: str | None = None) -> dict[str, int]:
+             habitat_python: str | None = None, ray: str | None = None) -> dict[str, int]:
     """Make the samples that are still missing; returns numbers of episodes and frames.
 
     ray: address of a Ray cluster whose machines make them (0 workers: one a CPU).
@@ -137,7 +140,7 @@ def generate(settings: EgoSettings, data: str, split: str, root: Path, workers: 
     config = environment_config(settings, data, split)
     if settings.policy:
         check_actions(NavigationCard.load(settings.policy), config)
-    wanted = choose(load_episodes(config), tiers, count, settings.seed)
+    wanted = choose(load_split(config, habitat_python)[1], tiers, count, settings.seed)
     settings.bind(root)
     remove_partials(root, split)
     missing = [e for e in wanted if not episode_folder(
@@ -145,7 +148,7 @@ def generate(settings: EgoSettings, data: str, split: str, root: Path, workers: 
     frames = []
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit='episode',
               desc=f'{split} -> {root}') as bar:
-        arguments = (settings, os.path.abspath(data), split, root)
+        arguments = (settings, os.path.abspath(data), split, root, habitat_python)
         for made in _run(groups(missing), arguments, workers, ray):
             frames.append(made)
             bar.set_postfix(frames=sum(frames), refresh=False)
@@ -155,9 +158,10 @@ def generate(settings: EgoSettings, data: str, split: str, root: Path, workers: 
 
 
 def _run(portions, arguments, workers, ray):
-    """Frames of each episode as it ends. One worker without Ray is this very process."""
-    _, _, split, root = arguments
-    if workers == 1 and not ray:
+    """Frames of each episode as it ends. One worker without Ray is this very process, unless its
+    simulator is in yet another one, which may die and have its episode run again."""
+    _, _, split, root, habitat_python = arguments
+    if workers == 1 and not ray and not habitat_python:
         if portions:
             collector = Collector(*arguments)
             yield from (collector(episode_id) for ids in portions for episode_id in ids)
@@ -231,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
         'HOST:PORT or ray://HOST:PORT, or local to start one here. Every machine needs the\n'
         'same code, and DATA and the checkpoint at the same absolute paths; samples are\n'
         'written here')
+    add('--habitat-python', help='Python interpreter that has habitat-lab (default: this one)')
     add('--export', type=Path, help='then write the samples as conversation JSON to this file')
     add('--card', help='checkpoint whose prompt and history sampler the export takes')
     return parser
@@ -279,7 +284,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.data:
         workers = args.workers or (0 if args.ray else 1)
         done = generate(_settings(args), args.data, args.split, args.out, workers,
-                        args.tier, args.episodes, args.ray)
+                        args.tier, args.episodes, args.habitat_python, args.ray)
         print(f'{done["episodes"]} episodes with {done["frames"]} frames made, '
               f'{done["kept"]} were there, {done["dropped"]} dropped: {args.out}')
     if args.export:

@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 
 from sim_bridge.environment import Environment, Episode
+from sim_bridge.episode_seed import episode_seed
 from training.ego_files import EgoEpisode, EgoSettings, shifted_labels
-from training.episode import episode_seed
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.camera import resize
 from vlnr1_ros.navigation.memory import History

@@ -1,12 +1,12 @@
 """One closed-loop episode: the loop that evaluation shares with everybody who runs a policy."""
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from sim_bridge.environment import Environment, Episode
+from sim_bridge.episode_seed import episode_seed
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
@@ -86,8 +86,3 @@ def check_actions(card: NavigationCard, config) -> None:
         if abs(ours - theirs) > 1e-6:
             raise UserError(f'the policy was made for {name} {theirs:g}, the simulator has '
                             f'{ours:g}; give --{name.replace("_", "-")} {theirs:g}')
-
-
-def episode_seed(seed: int, episode_id: str) -> int:
-    """A seed of its own for every episode, the same in whatever order they run."""
-    return zlib.crc32(f'{seed}/{episode_id}'.encode())

@@ -3,6 +3,7 @@
     vlnr1 evaluate --policy models/nano --split val_unseen --episodes 200
     vlnr1 evaluate --policy models/nano --tier room --swap --out results/nano_swapped.jsonl
     vlnr1 evaluate --policy checkpoints/mine --preset r2r --split val_unseen --episodes 0
+    vlnr1 evaluate --policy models/nano --through-ros --mode velocity
     vlnr1 evaluate --config evaluate.yaml --policy expert
 
 Policies: a checkpoint folder, or random, forward (as far as the tier's goals are on average),
@@ -21,8 +22,9 @@ from typing import Optional
 import numpy as np
 
 from sim_bridge.benchmarks import APARTMENTS, LANGUAGES, PRESETS, ROLES, preset, some_of
-from sim_bridge.config import EnvironmentConfig, simulator_name
-from sim_bridge.environment import Environment, Episode, load_episodes
+from sim_bridge.client import load_split, open_environment
+from sim_bridge.config import EnvironmentConfig
+from sim_bridge.environment import Episode
 from training import ray_workers, results
 from training.episode import ExpertPolicy, check_actions, run_episode
 from training.workers import run_tasks
@@ -37,6 +39,7 @@ EXPERT = 'expert'
 EPISODES_PER_TASK = 16
 HASHED_BYTES = 1 << 20
 WITHOUT_TIER = 'episodes'
+MODES = ('discrete', 'velocity')   # of the ROS graph
 FROM_PRESET = ('dataset', 'turn_deg', 'forward_m', 'agent_radius_m', 'agent_height_m',
                'allow_sliding', 'max_steps', 'success_distance_m')
 
@@ -72,8 +75,14 @@ class EvaluateConfig:
         'ray://HOST:PORT, or local to start one here. Every machine needs the same code, and '
         'DATA and the checkpoint at the same absolute paths; results are written here'})
     out: Optional[str] = field(default=None, metadata={'help':
-        'result file. Default: results/POLICY_SPLIT[_swap].jsonl, with the preset before the '
-        "split's name"})
+        'result file. Default: results/POLICY_SPLIT[_swap][_ros_MODE].jsonl, with the preset '
+        "before the split's name"})
+    through_ros: bool = field(default=False, metadata={'help':
+        'through the ROS 2 graph, navigator and simulated robot as processes of their own; as '
+        'many graphs side by side as --workers'})
+    mode: Optional[str] = field(default=None, metadata={'help':
+        "of --through-ros. discrete: habitat's actions, and the numbers of a run in process; "
+        'velocity: a driver drives, as on a robot. Default: discrete'})
     turn_deg: Optional[float] = field(default=None, metadata={'help':
         "the simulator's degrees per turn. Default: the preset's (30; R2R 15)"})
     forward_m: Optional[float] = field(default=None, metadata={'help':
@@ -96,6 +105,8 @@ class EvaluateConfig:
         "plain radius of success; at the named object it is 1 m in any case. Default: the "
         "preset's (3)"})
     simulator: str = field(default='auto', metadata={'help': 'auto, habitat-sim or embedded'})
+    habitat_python: Optional[str] = field(default=None, metadata={'help':
+        'Python interpreter that has habitat-lab, e.g. of a conda environment. Default: this one'})
     device: Optional[str] = field(default=None, metadata={'help':
         "the checkpoint's device, e.g. cuda:0. Default: a GPU if there is one"})
     seed: int = field(default=0, metadata={'help': 'draws episodes and random actions'})
@@ -111,7 +122,10 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker process needs; `forward_m_of_tier` is how far the forward policy goes."""
+    """What a worker process needs.
+
+    forward_m_of_tier: how far the forward policy goes. mode: of the ROS graph, None in process.
+    """
 
     policy: str
     card: NavigationCard
@@ -120,6 +134,8 @@ class _Job:
     seed: int
     device: str | None
     forward_m_of_tier: dict
+    habitat_python: str | None = None
+    mode: str | None = None
 
 
 class Runner:
@@ -127,17 +143,16 @@ class Runner:
 
     def __init__(self, job: _Job):
         self._job = job
-        self._environment = Environment(job.environment)
+        self._environment = open_environment(job.environment, job.habitat_python)
         # images are nine tenths of a step, and these policies look at none
         self._environment.set_render(os.path.isdir(job.policy) and not job.card.blind)
         self._policies: dict = {}
 
     def __call__(self, episode_id: str) -> dict:
         """Run one episode; returns its line of the result file."""
-        episode = self._environment.episode_by_id(episode_id)
+        episode = self._episode(episode_id)
         swap = episode.info.get('swap') if self._job.swap else None
-        run = run_episode(self._environment, episode_id, self._policy(tier_of(episode)),
-                          self._job.seed, swap and swap['instruction_text'])
+        run = self._run(episode, swap and swap['instruction_text'])
         return {
             'episode_id': episode_id, 'scene_id': os.path.relpath(
                 episode.scene_id, os.path.abspath(self._job.environment.scenes_dir)),
@@ -148,6 +163,16 @@ class Runner:
             'decisions': run.decisions, 'actions': ''.join(map(str, run.actions)),
             **self._for_leaderboard(run),
         }
+
+    def _episode(self, episode_id):
+        return self._environment.episode_by_id(episode_id)
+
+    def _run(self, episode, instruction):
+        return run_episode(self._environment, episode.episode_id, self._policy(tier_of(episode)),
+                           self._job.seed, instruction)
+
+    def _nearest_candidate(self):
+        return self._environment.nearest_candidate()
 
     def _for_leaderboard(self, run):
         """What `vlnr1 report --leaderboard` needs; generated apartments have none."""
@@ -169,8 +194,8 @@ class Runner:
         if not run.episode.info.get('candidates'):
             return None
         told = swap['object'] if swap else run.episode.info['goal_object']
-        stopped = run.actions[-1] == Action.STOP
-        return float(stopped and self._environment.nearest_candidate() == told)
+        stopped = run.actions[-1:] == [Action.STOP]
+        return float(stopped and self._nearest_candidate() == told)
 
 
 def _policy(job, environment, tier):
@@ -215,7 +240,7 @@ def evaluate(config: EvaluateConfig) -> tuple[dict, list[dict]]:
     # baselines have a card for form's sake and look at nothing
     for difference in card.camera.differences(environment.camera) if os.path.isdir(policy) else ():
         print(f'warning: {difference}', file=sys.stderr)
-    everything = load_episodes(environment)
+    environment, everything = load_split(environment, config.habitat_python)
     chosen = choose(everything, config.tier, config.episodes, config.seed)
     if policy == EXPERT and not all(len(e.goals) for e in chosen):
         raise UserError(f'policy expert: split {config.split} does not tell its goals')
@@ -227,7 +252,7 @@ def evaluate(config: EvaluateConfig) -> tuple[dict, list[dict]]:
         raise UserError('policy forward goes as far as the goals are on average, and the episodes '
                         f'of split {config.split} do not tell how far they are')
     job = _Job(policy, card, environment, config.swap, config.seed, config.device,
-               distances)
+               distances, config.habitat_python, _mode(config))
     settings = _settings(config, job)
     lines = _run(job, chosen, results.ResultFile(_out(config), settings), config)
     return settings, lines
@@ -257,8 +282,35 @@ def _run(job, chosen, file, config):
 def _outcomes(groups, job, config):
     if config.ray:
         gpu = (config.device or '').startswith('cuda')
-        return ray_workers.run_tasks(groups, Runner, (job,), config.workers, config.ray, gpu)
-    return run_tasks(groups, Runner, (job,), config.workers or os.cpu_count() or 1)
+        return ray_workers.run_tasks(groups, _start, (job,), config.workers, config.ray, gpu)
+    return run_tasks(groups, _start, (job,), config.workers or os.cpu_count() or 1)
+
+
+def _start(job):
+    """What a worker process runs episodes with."""
+    if job.mode is None:
+        return Runner(job)
+    from training.through_ros import GraphRunner
+
+    return GraphRunner(job)
+
+
+def _mode(config):
+    """The mode of the ROS graph, None in process; UserError for what cannot be."""
+    if not config.through_ros:
+        if config.mode is not None:
+            raise UserError(f'--mode {config.mode} says how to run through ROS: give '
+                            '--through-ros as well')
+        return None
+    mode = config.mode or MODES[0]
+    if mode not in MODES:
+        raise UserError(f'mode {mode!r} is unknown; give one of {", ".join(MODES)}')
+    if config.policy == 'forward':
+        raise UserError("policy forward goes as far as its tier's goals are on average, which "
+                        'the navigator is not told; evaluate it without --through-ros')
+    if config.seed < 0:
+        raise UserError(f'seed is {config.seed}; through ROS give one from 0')
+    return mode
 
 
 def _so_far(lines):
@@ -280,6 +332,7 @@ def _check(config):
     if config.episodes < 0 or config.workers < 0 or config.max_steps < 1:
         raise UserError(f'episodes {config.episodes} and workers {config.workers} must not be '
                         f'negative, max_steps {config.max_steps} at least 1')
+    _mode(config)
 
 
 def _card_and_policy(config):
@@ -315,7 +368,7 @@ def _environment_config(config, card):
                       else config.camera_height_m),
         forward_m=config.forward_m, turn_deg=config.turn_deg,
         allow_sliding=config.allow_sliding, max_steps=config.max_steps,
-        simulator=simulator_name(config.simulator),
+        simulator=config.simulator,
         success_distance_m=config.success_distance_m, benchmark=chosen.name,
         roles=tuple(config.roles), languages=tuple(config.languages),
         agent_radius_m=config.agent_radius_m, agent_height_m=config.agent_height_m,
@@ -335,7 +388,8 @@ def _mean_distances(episodes):
 def _out(config):
     benchmark = '' if config.preset == APARTMENTS.name else f'_{config.preset}'
     name = (Path(config.policy).name + f'{benchmark}_{config.split}'
-            + ('_swap' if config.swap else ''))
+            + ('_swap' if config.swap else '')
+            + (f'_ros_{_mode(config)}' if config.through_ros else ''))
     return config.out or str(Path('results') / f'{name}.jsonl')
 
 
@@ -351,6 +405,7 @@ def _settings(config, job):
         'agent_radius_m': config.agent_radius_m, 'agent_height_m': config.agent_height_m,
         'allow_sliding': config.allow_sliding, 'max_steps': config.max_steps,
         'success_distance_m': config.success_distance_m, 'simulator': environment.simulator,
+        **({'through_ros': True, 'mode': job.mode} if job.mode else {}),
     }
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from training.agreement import agreement
 from training.leaderboard import LEADERBOARDS, export
 from vlnr1_ros.navigation import metrics
 from vlnr1_ros.navigation.errors import UserError
@@ -195,6 +196,14 @@ def comparison(files: list[tuple[str, dict, list[dict]]]) -> str:
     return 'SR at the named object, 1.0 m, in brackets the plain radius (%)\n\n' + _markdown(rows)
 
 
+def _agreement(files):
+    """Markdown table: in how many episodes the other files are as the first one."""
+    rows = agreement(files, [row.key for row in ROWS])
+    return 'the same episodes, one by one\n\n' + _markdown(
+        [['file', 'against', 'in both', 'same actions', 'same actions and metrics'],
+         *([str(cell) for cell in (other, first, *counts)] for first, other, *counts in rows)])
+
+
 def _rates(lines):
     shown = []
     for key in ('grounded_success', 'success'):
@@ -240,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
         print(describe(settings), '',
               tables(lines, settings.get('success_distance_m', 3.0)), errors(lines), sep='\n')
     if len(files) > 1:
-        print(comparison(files))
+        print(comparison(files), '', _agreement(files), sep='\n')
     return 0
 
 

@@ -1,5 +1,7 @@
 """The `vlnr1` program: `vlnr1 VERB ...` calls main(argv) of the verb's module.
 
+A verb may be two words.
+
 Modules are imported when called, so that `vlnr1 doctor` runs where torch or the simulator are
 missing, and `vlnr1 worlds` does not wait for torch.
 """
@@ -22,7 +24,8 @@ VERBS = {
     'rft': ('training.rft', 'reinforcement fine-tuning (GRPO) of a checkpoint'),
     'evaluate': ('training.evaluate', 'closed loop over a split, with every VLN-CE metric'),
     'report': ('training.results', 'the tables of result files again, side by side'),
-    'bench': ('sim_bridge.bench', 'speed, side by side with the plain way'),
+    'bench sim': ('sim_bridge.bench', 'speed of the environment, side by side with the plain way'),
+    'bench bridge': ('sim_bridge.ros.bench', 'latency, lockstep and free run of the ROS bridge'),
     'card': ('vlnr1_ros.navigation.card', "write a checkpoint's navigation.json"),
     'doctor': ('vlnr1_ros.doctor', 'what is installed, what is missing, what to do about it'),
 }

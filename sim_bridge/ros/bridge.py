@@ -4,7 +4,8 @@
 
 In lockstep a tick ends when the driver has answered its odometry and the navigator its image; as
 long as somebody is late, time stands still. Episodes named by the parameter `episodes` run one
-after the other; each ends with a JSON result on `~/result`.
+after the other; each ends with a JSON result on `~/result`. In mode discrete there is no driver:
+`discrete.py`.
 """
 from __future__ import annotations
 
@@ -21,21 +22,26 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from sim_bridge.environment import Environment
+from sim_bridge.client import ServerError, open_environment
+from sim_bridge.ros.body import Body
+from sim_bridge.ros.camera import Picture
+from sim_bridge.ros.discrete import DiscreteMode
 from sim_bridge.ros.episode_run import EpisodeRun
-from sim_bridge.ros.parameters import BridgeParameters
-from sim_bridge.ros.peers import ACTIVE, Peers
+from sim_bridge.ros.hand_over import HandOver
+from sim_bridge.ros.only_one import OnlyOne
+from sim_bridge.ros.parameters import DISCRETE, BridgeParameters
+from sim_bridge.ros.peers import Peers
 from sim_bridge.ros.record import Recorder
-from sim_bridge.ros.topics import Topics
+from sim_bridge.ros.requests import Request, Requests
 from sim_bridge.ros.waiting import EpisodeError, Interrupted, Waiting
 from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.navigation.errors import UserError
-from vlnr1_ros.navigation.prompt import check_instruction
 from vlnr1_ros.nodes import runtime
 from vlnr1_ros.nodes.lean_executor import LeanExecutor
 
 FIRST_STAMP_NS = 1_000_000_000  # zero means "no time yet" to nodes on simulated time
 EXPERT_ACTIONS = 6
+IDLE_S = 0.05                   # between two looks whether an episode is asked for
 END_WITHIN_S = 1.0              # of a signal, or the process is ended as it is
 
 
@@ -45,22 +51,28 @@ class BridgeNode(Node):
     def __init__(self, **kwargs):
         super().__init__('sim_bridge', **kwargs)
         self._given = BridgeParameters.declare(self)
+        self._only_one = OnlyOne(self)
         config = self._given.environment
-        self._environment = Environment(config)
+        self._environment = open_environment(config, self._given.habitat_python)
         self._action_set = ActionSet(config.forward_m, config.turn_deg)
-        self._topics = Topics(self, config.camera)
-        self._peers = Peers(self, self._action_set, self._given.stamped)
-        reliable = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+        self._body = Body(self, self._given, self._environment, self._send, lambda: self._now_ns)
+        discrete = self._given.mode == DISCRETE
+        self._peers = Peers(self, self._action_set, self._given.stamped, driver=not discrete)
+        self._discrete = DiscreteMode(self, self._environment, self._action_set, self._peers,
+                                      lambda: self._now_ns) if discrete else None
+        # The other cameras render for themselves.
+        self._environment.set_render(discrete and self._given.lockstep)
+        self._requests = Requests(self._given.requests_file)
         latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                              durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._instruction = self.create_publisher(String, 'instruction', reliable)
         self._result = self.create_publisher(String, '~/result', latched)
-        self._cancel = self.create_client(Trigger, 'navigator/cancel')
         self.create_service(Trigger, '~/reset', self._on_reset)
         self.create_service(SetBool, '~/pause', self._on_pause)
         self.create_service(Trigger, '~/expert', self._on_expert)
         self._now_ns = FIRST_STAMP_NS
         self._waiting = Waiting(self._peers, lambda: self._now_ns)
+        self._hand_over = HandOver(self, self._given, self._peers, self._waiting,
+                                   self._body.topics.listeners)
         self._paused = False
         self._in_episode = False
         self._recorder: Recorder | None = None
@@ -100,7 +112,7 @@ class BridgeNode(Node):
                 raise UserError('no episode is running')
             actions = self._environment.expert_plan(EXPERT_ACTIONS)
             response.success, response.message = True, self._action_set.encode(actions)
-        except ValueError as error:
+        except (ValueError, ServerError) as error:
             response.success, response.message = False, str(error)
         return response
 
@@ -112,21 +124,31 @@ class BridgeNode(Node):
         self._waiting.reset_asked = True
         self._at_rest.clear()
         try:
+            self._only_one.check(self._waiting.spin_until_ending)
+            request = None   # asked for by the file and not yet answered
             while self.context.ok() and not self._waiting.ending:
+                request = request or self._requests.next()
                 if self._waiting.reset_asked:
-                    self._run_all()
-                else:
-                    spin_once(timeout_sec=0.1)
+                    self._waiting.reset_asked = False
+                    self._run_all(map(Request, self._episodes_text().split()))
+                elif request is None:
+                    spin_once(timeout_sec=IDLE_S)
+                elif self._run_all([request]):
+                    request = None
         finally:
+            self._body.camera.close()
+            self._environment.close()
             self._at_rest.set()
 
-    def _run_all(self):
-        self._waiting.reset_asked = False
+    def _run_all(self, requests) -> bool:
+        """Whether all of them were run, and no reset came between."""
         try:
-            for episode_id in self._episodes_text().split():
-                self._say(self._run(episode_id))
+            for request in requests:
+                self._say(self._run(request))
         except Interrupted:
             self.get_logger().info('reset')
+            return False
+        return True
 
     def _episodes_text(self) -> str:
         return self.get_parameter_or('episodes', Parameter('episodes', value='')).value
@@ -143,92 +165,71 @@ class BridgeNode(Node):
             self.get_logger().info(f'episode {result["episode_id"]}: {result["ended_by"]}, '
                                    f'success {result["metrics"].get("success")}')
 
-    def _run(self, episode_id: str) -> dict:
+    def _run(self, request: Request) -> dict:
         """One episode from its instruction to its result."""
-        run = EpisodeRun(episode_id, time.monotonic(), self._now_ns)
+        run = EpisodeRun(request.episode_id, time.monotonic(), self._now_ns)
         try:
-            self._environment.set_render(False)
-            self._seen = self._environment.reset(episode_id)
-            run.instruction = self._environment.episode.instruction
+            self._seen = self._environment.reset(run.episode_id)
+            run.instruction = request.instruction or self._environment.episode.instruction
             self._in_episode = True
-            self._topics.moved_by_hand()
             self._peers.begin()
+            self._body.begin(run.episode_id)
+            self._waiting.until('camera', self._body.camera.ready, self._given.startup_timeout_s)
+            if self._discrete:
+                self._discrete.begin(self._seen)
             if self._given.record_dir:
-                self._recorder = Recorder(self._given.record_dir, episode_id)
-            self._start(run.instruction)
+                self._recorder = Recorder(self._given.record_dir, run.episode_id)
+            self._hand_over.begin(run.episode_id, run.instruction)
             run.started_s, run.started_ns = time.monotonic(), self._now_ns
             self._drive(run)
             result = self._finish(run)
-        except (UserError, EpisodeError) as error:
+        except (UserError, EpisodeError, ServerError) as error:
             result = run.result(self._now_ns, 'error', {}, self._peers, str(error))
         except BaseException:
+            self._body.camera.end()
             if self._recorder is not None:
                 self._recorder.discard()
                 self._recorder = None
             raise
         finally:
             self._in_episode = False
+        self._body.camera.end()
         recorder, self._recorder = self._recorder, None
         if recorder is not None:
             path = recorder.finish(result, run.poses, self._peers.decisions, self._peers.executed)
             result['record'] = str(path)
         return result
 
-    def _start(self, instruction: str):
-        """Wait for everybody, then hand over the instruction until it is accepted."""
-        given, peers, listeners = self._given, self._peers, self._topics.listeners
-        wait, timeout_s = self._waiting.until, self._given.startup_timeout_s
-        if 'driver' in given.participants:
-            wait('driver', lambda: (self.count_publishers('cmd_vel')
-                                    and self.count_publishers('plan_status')
-                                    and listeners()['odom']), timeout_s)
-        if 'navigator' not in given.participants:
-            return
-        wait('navigator', lambda: peers.navigator, timeout_s)
-        if peers.navigator['state'] in ACTIVE:
-            # Answered, not only sent: it must not overtake the instruction that follows.
-            cancelled = self._cancel.call_async(Trigger.Request())
-            wait('navigator', lambda: (cancelled.done()
-                                       and peers.navigator['state'] not in ACTIVE),
-                 given.lockstep_timeout_s)
-        wait('navigator', lambda: (self._instruction.get_subscription_count()
-                                   and listeners()['image_raw']), timeout_s)
-        text = check_instruction(instruction)
-        say = lambda: self._instruction.publish(String(data=text))  # noqa: E731
-        peers.navigator = {}
-        say()
-        wait('navigator', lambda: peers.follows(text) or peers.navigator_trouble(),
-             given.lockstep_timeout_s, say)
-        self._check_navigator()
-
-    def _check_navigator(self):
-        trouble = self._peers.navigator_trouble()
-        if trouble:
-            raise EpisodeError(trouble)
-
     def _drive(self, run):
         """Ticks until the episode is over."""
         dt_s = self._given.tick_ns * 1e-9
         limit_ns = self._now_ns + int(self._given.episode_timeout_s * 1e9)
-        while True:
+        while not run.ended_by:
             while self._paused:
                 self._waiting.spin(0.1)
             self._tick(run, dt_s)
             run.ticks += 1
-            if self._peers.misfit:
-                raise EpisodeError(self._peers.misfit)
-            if self._peers.stopped:
-                run.ended_by = 'stop'
+            run.ended_by = self._end(limit_ns)
+            if run.ended_by:
                 return
-            if len(self._peers.executed) >= self._environment.config.max_steps:
-                run.ended_by = 'max_steps'
-                return
-            if self._now_ns >= limit_ns:
-                run.ended_by = 'timeout'
-                return
-            self._check_navigator()
-            velocity = self._peers.velocity(self._now_ns, self._given.cmd_vel_timeout_s)
-            self._seen = self._environment.move(*velocity, dt_s)
+            self._hand_over.check_navigator()
+            if self._discrete:
+                self._seen = self._discrete.act(self._seen, self._now_ns + self._given.tick_ns)
+                # An image of the end would be an answer asked for in vain.
+                run.ended_by = self._end(limit_ns)
+            else:
+                velocity = self._peers.velocity(self._now_ns, self._given.cmd_vel_timeout_s)
+                self._seen = self._environment.move(*self._body.drive(*velocity), dt_s)
+
+    def _end(self, limit_ns) -> str:
+        """What has ended the episode, or ''."""
+        if self._peers.misfit:
+            raise EpisodeError(self._peers.misfit)
+        if self._peers.stopped:
+            return 'stop'
+        if len(self._peers.executed) >= self._environment.config.max_steps:
+            return 'max_steps'
+        return 'timeout' if self._now_ns >= limit_ns else ''
 
     def _tick(self, run, dt_s):
         """Everything that is stamped with one time, and the answers to it."""
@@ -236,41 +237,48 @@ class BridgeNode(Node):
         now_ns, seen = self._now_ns, self._seen
         run.poses.append([round(now_ns * 1e-9, 6), round(seen.x, 4), round(seen.y, 4),
                           round(seen.z, 4), round(seen.yaw_rad, 5)])
-        self._topics.clock_and_odometry(now_ns, seen, dt_s)
-        image_due = run.ticks % self._given.ticks_per_image == 0
+        feel_again = self._body.feel(now_ns, seen)
         # Rendering goes on while the driver thinks; the image leaves when it has spoken, so that
         # the navigator has heard of the end of an action before it sees the image of that end.
-        rgb = self._render() if image_due else None
+        if run.ticks % self._given.ticks_per_image == 0:
+            self._body.camera.look(now_ns, seen)
         if not self._given.lockstep:
             self._waiting.keep_pace(dt_s)
         elif 'driver' not in self._given.participants:
             self._waiting.spin(0.0)
         else:
             self._waiting.until('driver', lambda: self._peers.velocity_ns == now_ns,
-                                self._given.lockstep_timeout_s,
-                                lambda: self._topics.clock_and_odometry(now_ns, seen, dt_s))
-        if rgb is None:
-            return
-        self._topics.camera(now_ns, rgb)
-        if self._recorder is not None:
-            self._recorder.frame(now_ns * 1e-9, rgb)
-        if self._given.lockstep and 'navigator' in self._given.participants:
-            self._waiting.until('navigator', lambda: self._peers.acknowledged_ns == now_ns,
-                                self._given.lockstep_timeout_s,
-                                lambda: self._topics.camera(now_ns, rgb))
+                                self._given.lockstep_timeout_s, feel_again)
+        for picture in self._body.camera.due(now_ns):
+            self._send(picture)
+            if 'navigator' in self._given.participants:
+                self._wait_for_navigator(picture, feel_again)
 
-    def _render(self):
-        self._environment.set_render(True)
-        rgb = self._environment.move(0.0, 0.0, 0.0).rgb
-        self._environment.set_render(False)
-        return rgb
+    def _wait_for_navigator(self, picture: Picture, feel_again):
+        def again():
+            feel_again()
+            self._body.topics.camera(picture)
+
+        self._waiting.until('navigator', lambda: self._peers.acknowledged_ns == picture.stamp_ns,
+                            self._given.lockstep_timeout_s, again)
+
+    def _send(self, picture: Picture):
+        """A picture leaves; in free run this is called in the camera's thread."""
+        self._body.topics.camera(picture)
+        if self._recorder is not None:
+            self._recorder.frame(picture.stamp_ns * 1e-9, picture.rgb)
 
     def _finish(self, run) -> dict:
-        if run.ended_by == 'stop':
+        if run.ended_by == 'stop' and not self._discrete:
             self._environment.step(0)
         metrics = self._environment.metrics()
         metrics['steps_taken'] = len(self._peers.executed)
-        return run.result(self._now_ns, run.ended_by, metrics, self._peers, '')
+        result = run.result(self._now_ns, run.ended_by, metrics, self._peers, '')
+        if self._discrete:
+            result['path'] = self._discrete.path
+        if self._environment.episode.info.get('candidates'):
+            result['nearest_candidate'] = self._environment.nearest_candidate()
+        return result
 
 
 class OwnLoop(LeanExecutor):

@@ -10,7 +10,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Header, String
 
-from vlnr1_ros.motion.plan import DONE, decode
+from vlnr1_ros.motion.plan import DONE, PlanStatus, decode
 from vlnr1_ros.navigation.actions import Action, ActionSet
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.nodes import messages
@@ -21,27 +21,29 @@ ACTIVE = ('waiting', 'deciding', 'executing', 'paused')
 class Peers:
     """Remembers the newest of everything, and what became of the plans of an episode.
 
-    velocity_ns: stamp of the newest velocity. decisions: [seconds, [action, ...]] for every
-    plan; executed: [seconds, action] for every action driven.
+    driver: whether one is listened to; without, plans and what became of them are told by
+    `hear_plan` and `hear_status`. velocity_ns: stamp of the newest velocity. decisions: [seconds,
+    [action, ...]] for every plan; executed: [seconds, action] for every action driven.
     """
 
-    def __init__(self, node: Node, action_set: ActionSet, stamped: bool):
+    def __init__(self, node: Node, action_set: ActionSet, stamped: bool, driver: bool):
         self._node = node
         self._action_set = action_set
         self.velocity_ns = -1
         self.acknowledged_ns = -1
         self.navigator: dict = {}
-        self._plan_ns, self._answered_ns = -1, -1
+        self._plan_ns, self._unanswered = -1, False
         self.begin()
         reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                              durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        # In this order: a status that came with a velocity is heard before it.
-        node.create_subscription(Path, 'plan', self._on_plan, reliable)
-        node.create_subscription(DiagnosticArray, 'plan_status', self._on_status, reliable)
-        self._cmd_vel = node.create_subscription(
-            TwistStamped if stamped else Twist, 'cmd_vel',
-            self._on_stamped if stamped else self._on_velocity, reliable)
+        if driver:
+            # In this order: a status that came with a velocity is heard before it.
+            node.create_subscription(Path, 'plan', self.hear_plan, reliable)
+            node.create_subscription(DiagnosticArray, 'plan_status', self._on_status, reliable)
+            node.create_subscription(
+                TwistStamped if stamped else Twist, 'cmd_vel',
+                self._on_stamped if stamped else self._on_velocity, reliable)
         node.create_subscription(Header, 'lockstep_ack', self._on_acknowledgement, reliable)
         node.create_subscription(String, 'navigator/state', self._on_state, latched)
 
@@ -69,7 +71,7 @@ class Peers:
 
     def unanswered_plan(self) -> bool:
         """Whether the driver owes an answer to a plan."""
-        return self._plan_ns > self._answered_ns
+        return self._unanswered
 
     def follows(self, instruction: str) -> bool:
         """Whether the navigator has accepted this (tidied) instruction."""
@@ -97,8 +99,9 @@ class Peers:
     def _on_state(self, message: String):
         self.navigator = json.loads(message.data)
 
-    def _on_plan(self, message: Path):
-        self._plan_ns = messages.time_ns(message.header.stamp)
+    def hear_plan(self, message: Path) -> None:
+        """Note a plan; one that cannot be driven is a `misfit`."""
+        self._plan_ns, self._unanswered = messages.time_ns(message.header.stamp), True
         try:
             actions = decode(messages.path_poses(message), self._action_set)
         except UserError as error:
@@ -110,9 +113,13 @@ class Peers:
             self.decisions.append([self._plan_ns * 1e-9, [int(action) for action in actions]])
 
     def _on_status(self, message: DiagnosticArray):
-        status = messages.parse_plan_status(message)
-        self._answered_ns = max(self._answered_ns, status.stamp_ns)
-        seconds = messages.time_ns(message.header.stamp) * 1e-9
+        self.hear_status(messages.parse_plan_status(message),
+                         messages.time_ns(message.header.stamp))
+
+    def hear_status(self, status: PlanStatus, now_ns: int) -> None:
+        """Note what became of a plan at that time."""
+        self._unanswered &= status.stamp_ns != self._plan_ns
+        seconds = now_ns * 1e-9
         actions = self._actions.get(status.stamp_ns, [])
         driven = self._driven.get(status.stamp_ns, 0)
         self.executed += [[seconds, int(action)] for action in actions[driven:status.executed]]

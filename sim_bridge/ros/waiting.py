@@ -37,11 +37,15 @@ class Waiting:
 
     def spin(self, timeout_s: float) -> None:
         """Handle what has come, or comes within that time."""
-        self.spin_once(timeout_sec=timeout_s)
-        if self.ending:
-            raise ExternalShutdownException
+        self.spin_until_ending(timeout_s)
         if self.reset_asked:
             raise Interrupted
+
+    def spin_until_ending(self, timeout_sec: float) -> None:
+        """Like `spin_once`, but raises ExternalShutdownException when it is to end."""
+        self.spin_once(timeout_sec=timeout_sec)
+        if self.ending:
+            raise ExternalShutdownException
 
     def until(self, who: str, condition: Callable[[], object], timeout_s: float,
               again: Callable[[], None] | None = None) -> None:

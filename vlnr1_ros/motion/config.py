@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 
 from ..navigation.actions import ActionSet
 from ..navigation.errors import UserError
+from .plan import MAX_AGE_S, MAX_SHIFT_DEG, MAX_SHIFT_M
 
 REPLAN_MODES = ('after', 'during')
 
@@ -46,12 +47,14 @@ class DriverConfig:
         1.5, 'a primitive without progress for this long is blocked and the plan is dropped', 's',
         0.1, 60.0)
 
-    plan_max_age_s: float = number(5.0, 'a plan made from an older image is refused', 's',
+    plan_max_age_s: float = number(MAX_AGE_S, 'a plan made from an older image is refused', 's',
                                    0.1, 600.0)
     plan_max_shift_m: float = number(
-        0.05, 'a plan is refused if the base moved further since its image', 'm', 0.001, 1.0)
+        MAX_SHIFT_M, 'a plan is refused if the base moved further since its image', 'm', 0.001,
+        1.0)
     plan_max_shift_deg: float = number(
-        5.0, 'a plan is refused if the base turned further since its image', 'deg', 0.1, 90.0)
+        MAX_SHIFT_DEG, 'a plan is refused if the base turned further since its image', 'deg', 0.1,
+        90.0)
     replan: str = number(
         'after', 'after: plans come while the base stands; during: a plan may come while it '
         'moves, and the actions completed since its image are skipped')

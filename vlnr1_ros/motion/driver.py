@@ -13,7 +13,18 @@ from typing import NamedTuple, Sequence
 from ..navigation.actions import Action
 from ..navigation.errors import UserError
 from .config import DriverConfig
-from .plan import ACCEPTED, DONE, DROPPED, RUNNING, PlanStatus, Pose, decode
+from .plan import (
+    ACCEPTED,
+    DONE,
+    DROPPED,
+    RUNNING,
+    PlanStatus,
+    Pose,
+    check_frame,
+    check_shift,
+    check_stamp,
+    decode,
+)
 from .primitive import Blocked, Drive
 from .replan import leading_to_skip
 from .safety import Odometry, Safety
@@ -139,7 +150,8 @@ class Driver:
             self._check_plan(now_ns, frame_id, stamp_ns)
             if self.config.replan == 'during' and self._join(stamp_ns, actions):
                 return
-            self._check_shift(Pose(*poses[0]))
+            check_shift(Pose(*poses[0]), self.safety.odometry.pose, self.config.plan_max_shift_m,
+                        self.config.plan_max_shift_deg)
         except Disagreement as error:
             self.statuses.append(PlanStatus(stamp_ns, DROPPED, 0, len(poses) - 1, str(error)))
             return
@@ -247,27 +259,12 @@ class Driver:
         reason = self.safety.obstacle_to_motion(now_ns)
         if reason:
             raise UserError(reason)
-        frame = self.safety.odometry.frame_id
-        if frame_id != frame:
-            raise UserError(f'the plan is in frame {frame_id!r}, odometry in {frame!r}')
-        if stamp_ns <= self._last_stamp_ns:
-            raise UserError('the plan is not newer than the last one')
-        if stamp_ns < self._last_stop_ns:
-            raise UserError('the plan is older than the last stop')
-        age_s = (now_ns - stamp_ns) * 1e-9
-        if age_s > self.config.plan_max_age_s:
-            raise UserError(f'the plan is too old: {age_s:.2f} s, at most '
-                            f'{self.config.plan_max_age_s:g} s (plan_max_age_s)')
-        if age_s < -self.config.odom_timeout_s:
-            raise UserError(f'the plan is stamped {-age_s:.2f} s ahead; synchronise the clocks')
-
-    def _check_shift(self, start: Pose):
-        pose = self.safety.odometry.pose
-        moved_m, turned_deg = start.distance_m(pose), math.degrees(start.turn_rad(pose))
-        if (moved_m >= self.config.plan_max_shift_m
-                or turned_deg >= self.config.plan_max_shift_deg):
-            raise UserError(f'the base moved {moved_m:.3f} m and {turned_deg:.1f} degrees since '
-                            'the image')
+        check_frame(frame_id, self.safety.odometry.frame_id)
+        check_stamp(stamp_ns, now_ns, self._last_stamp_ns, self._last_stop_ns,
+                    self.config.plan_max_age_s)
+        ahead_s = (stamp_ns - now_ns) * 1e-9
+        if ahead_s > self.config.odom_timeout_s:
+            raise UserError(f'the plan is stamped {ahead_s:.2f} s ahead; synchronise the clocks')
 
     def _join(self, stamp_ns: int, actions: list[Action]) -> bool:
         """Go on with a plan made while the base moved; False when there is no motion to join."""

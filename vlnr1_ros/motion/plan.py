@@ -17,6 +17,8 @@ LARGEST = 1e9
 
 ACCEPTED, RUNNING, DONE, DROPPED = 'accepted', 'running', 'done', 'dropped'
 
+MAX_AGE_S, MAX_SHIFT_M, MAX_SHIFT_DEG = 5.0, 0.05, 5.0  # of a plan since its image, by default
+
 
 class Pose(NamedTuple):
     """A place on the floor, in metres and radians."""
@@ -104,3 +106,31 @@ def decode(poses: Sequence[Pose], action_set: ActionSet) -> list[Action]:
                 'use the same forward_m and turn_deg on both sides')
         actions.append(action)
     return actions
+
+
+def check_stamp(stamp_ns: int, now_ns: int, last_stamp_ns: int, last_stop_ns: int,
+                max_age_s: float = MAX_AGE_S) -> None:
+    """Raise UserError when a plan comes out of turn: repeated, before a stop, or too old."""
+    if stamp_ns <= last_stamp_ns:
+        raise UserError('the plan is not newer than the last one')
+    if stamp_ns < last_stop_ns:
+        raise UserError('the plan is older than the last stop')
+    age_s = (now_ns - stamp_ns) * 1e-9
+    if age_s > max_age_s:
+        raise UserError(f'the plan is too old: {age_s:.2f} s, at most {max_age_s:g} s '
+                        '(plan_max_age_s)')
+
+
+def check_shift(start: Pose, here: Pose, max_shift_m: float = MAX_SHIFT_M,
+                max_shift_deg: float = MAX_SHIFT_DEG) -> None:
+    """Raise UserError when the base is not where a plan starts."""
+    moved_m, turned_deg = start.distance_m(here), math.degrees(start.turn_rad(here))
+    if moved_m >= max_shift_m or turned_deg >= max_shift_deg:
+        raise UserError(f'the base moved {moved_m:.3f} m and {turned_deg:.1f} degrees since '
+                        'the image')
+
+
+def check_frame(frame_id: str, odometry_frame_id: str) -> None:
+    """Raise UserError when a plan is in another frame than odometry."""
+    if frame_id != odometry_frame_id:
+        raise UserError(f'the plan is in frame {frame_id!r}, odometry in {odometry_frame_id!r}')

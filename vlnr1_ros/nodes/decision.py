@@ -40,30 +40,32 @@ class Answer:
 class Decider:
     """Asks the policy in a worker thread; `on_answer` is called there, once a question."""
 
-    def __init__(self, policy: Policy, seed: int, on_answer: Callable[[Answer], None]):
+    def __init__(self, policy: Policy, on_answer: Callable[[Answer], None]):
         self._policy = policy
-        self._seed = seed
         self._on_answer = on_answer
-        self._questions: queue.SimpleQueue[Question | None] = queue.SimpleQueue()
+        self._questions: queue.SimpleQueue[tuple[Question, int] | None] = queue.SimpleQueue()
         self._run = -1
         self._thread = threading.Thread(target=self._work, name='decider', daemon=True)
         self._thread.start()
 
-    def ask(self, question: Question) -> None:
-        """Queue a question; the policy is reset when it belongs to another run than the last."""
-        self._questions.put(question)
+    def ask(self, question: Question, seed: int) -> None:
+        """Queue a question; the policy is reset, with the seed, when it belongs to another run
+        than the last.
+        """
+        self._questions.put((question, seed))
 
     def close(self) -> None:
         """End the thread after the question in progress; does not wait for it."""
         self._questions.put(None)
 
     def _work(self):
-        while (question := self._questions.get()) is not None:
+        while (asked := self._questions.get()) is not None:
+            question, seed = asked
             started_s = time.monotonic()
             actions, error = (), ''
             try:
                 if question.run != self._run:
-                    self._policy.reset(question.instruction, self._seed)
+                    self._policy.reset(question.instruction, seed)
                     self._run = question.run
                 actions = tuple(self._policy.plan(question.history))
             except UserError as refused:

@@ -59,7 +59,7 @@ class NavigatorNode(Node):
         self._base = BasePose()
         self._answers: deque[Answer] = deque()
         self._answered = self.create_guard_condition(self._guarded(self._on_answer))
-        self._decider = Decider(self._policy, self._seed, self._hand_over)
+        self._decider = Decider(self._policy, self._hand_over)
         self._unacknowledged: Header | None = None
         self._said = ''
         self._camera_trouble = ''
@@ -69,8 +69,8 @@ class NavigatorNode(Node):
         self._advance()
 
     def _declare(self):
-        def declare(*args):
-            return runtime.declare(self, *args)
+        def declare(*args, **options):
+            return runtime.declare(self, *args, **options)
 
         self._policy_name = declare(
             'policy', 'models/nano', 'expert, random, forward, stop, or a checkpoint folder')
@@ -78,7 +78,8 @@ class NavigatorNode(Node):
                                'there is one')
         self._execute = declare('execute', 0, 'actions executed per decision; 0: as the card says',
                                 '', 0, 64)
-        self._seed = declare('seed', 0, 'of whatever is random in the policy')
+        # Read when a run begins, so that a simulator can give every episode its own.
+        declare('seed', 0, 'of whatever is random in the policy', read_only=False)
         self._forward_m = declare('forward_m', 0.25, 'forward step of a policy without a card',
                                   'm', 0.01, 2.0)
         self._turn_deg = declare('turn_deg', 30.0, 'turn of a policy without a card', 'deg',
@@ -131,9 +132,10 @@ class NavigatorNode(Node):
         self._camera_info = PolledSubscription(self, CameraInfo, 'camera_info', sensor)
         image_topic, image_kind, _ = IMAGES[self._transport]
         for kind, topic, handler, qos in (
-                (image_kind, image_topic, self._on_image, sensor),
+                # In this order: the end of an action is heard before the image of that end.
+                (DiagnosticArray, 'plan_status', self._on_plan_status, reliable),
                 (String, 'instruction', self._on_instruction, reliable),
-                (DiagnosticArray, 'plan_status', self._on_plan_status, reliable)):
+                (image_kind, image_topic, self._on_image, sensor)):
             self.create_subscription(kind, topic, self._guarded(handler), qos)
         self.create_service(Trigger, '~/cancel', self._guarded(self._on_cancel))
         self.create_service(SetBool, '~/pause', self._guarded(self._on_pause))
@@ -222,7 +224,7 @@ class NavigatorNode(Node):
     def _advance(self):
         question = self._pilot.question()
         if question is not None:
-            self._decider.ask(question)
+            self._decider.ask(question, self.get_parameter('seed').value)
         self._publish_all()
         if self._unacknowledged is not None and not self._pilot.busy:
             header, self._unacknowledged = self._unacknowledged, None

@@ -141,8 +141,12 @@ class Pilot:
     def image(self, stamp_ns: int, message: Any) -> None:
         """Take an image; it is converted only if it enters the history."""
         if self._recent and stamp_ns < self._recent[-1][0]:
-            self._recent.clear()  # the camera or its clock was started anew
+            # The camera or its clock was started anew: what was due then is due now.
+            self._recent.clear()
             self._last_sent_ns = -1
+            self._due = deque(min(due_ns, stamp_ns) for due_ns in self._due)
+            if self._look_ns is not None:
+                self._look_ns = min(self._look_ns, stamp_ns)
             self._stands()
         self._recent.append((stamp_ns, message))
         if self.active and len(self._history) and not (self._plan_ns and self.accepted):

@@ -31,14 +31,14 @@ Config = TypeVar('Config')
 
 
 def declare(node: Node, name: str, default, description: str, unit: str = '', minimum=None,
-            maximum=None):
-    """Declare a parameter that is read once, at start; returns its value.
+            maximum=None, read_only: bool = True):
+    """Declare a parameter, by default one that is read once, at start; returns its value.
 
     Its type is that of `default` (bool, int, float, str or a list of one of these). UserError when
     a value of another type or outside the range was given.
     """
     descriptor = ParameterDescriptor(
-        description=f'{description} [{unit}]' if unit else description, read_only=True)
+        description=f'{description} [{unit}]' if unit else description, read_only=read_only)
     if minimum is not None or maximum is not None:
         if isinstance(default, float):
             descriptor.floating_point_range = [FloatingPointRange(

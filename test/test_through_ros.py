@@ -1,0 +1,100 @@
+"""Evaluation through ROS: the lines of evaluation in process, whatever breaks on the way."""
+import os
+import signal
+
+import pytest
+
+from training import evaluate as module
+from training.evaluate import EvaluateConfig, Runner, evaluate
+from training.through_ros import GraphRunner
+from vlnr1_ros.navigation.errors import UserError
+
+
+def config(apartments, out='unused', **changes):
+    return EvaluateConfig(**{'data': str(apartments.data), 'workers': 1, 'out': str(out),
+                             'through_ros': True, **changes})
+
+
+def job(settings):
+    card, name = module._card_and_policy(settings)
+    environment = module._environment_config(settings, card)
+    return module._Job(name, card, environment, settings.swap, settings.seed, None, {},
+                       module._mode(settings))
+
+
+@pytest.fixture
+def through_ros(monkeypatch):
+    """A function from settings to a runner, which is ended after the test."""
+    handler = signal.getsignal(signal.SIGTERM)
+    runners = []
+
+    def make(settings):
+        runners.append(GraphRunner(job(settings)))
+        return runners[-1]
+
+    yield make
+    for runner in runners:
+        runner._end()
+    signal.signal(signal.SIGTERM, handler)
+
+
+def in_process(settings, ids):
+    runner = Runner(job(settings))
+    lines = [runner(episode_id) for episode_id in ids]
+    runner._environment.close()
+    return lines
+
+
+def test_random_actions_end_in_the_same_lines_and_a_dead_node_is_named(apartments, through_ros,
+                                                                        capfd):
+    # Other words than the episode's, an end by max_steps or by stop, a seed of each episode's own.
+    settings = config(apartments, policy='random', max_steps=24, seed=5, swap=True)
+    ids = ['1', '2', '9', '27']
+    expected = in_process(settings, ids)
+    assert {line['actions'][-1] == '0' for line in expected} == {True, False}
+    runner = through_ros(settings)
+    assert [runner(episode_id) for episode_id in ids] == expected
+    os.kill(runner._graph.pid('navigator'), signal.SIGKILL)
+    with pytest.raises(Exception, match='navigator ended with code -9'):
+        runner('2')
+    assert 'navigator ended with code -9' in capfd.readouterr().err
+    assert runner('2') == expected[1]
+
+
+def test_a_checkpoint_sees_the_same_images(apartments, through_ros):
+    settings = config(apartments, policy='models/nano', max_steps=14)
+    expected = in_process(settings, ['1', '9'])
+    runner = through_ros(settings)
+    assert [runner(episode_id) for episode_id in ('1', '9')] == expected
+
+
+def test_graphs_side_by_side_give_one_file(apartments, tmp_path):
+    in_file = tmp_path / 'in_process.jsonl'
+    out = tmp_path / 'ros.jsonl'
+    few = {'policy': 'stop', 'camera': '32x32', 'episodes': 2}
+    _, expected = evaluate(config(apartments, in_file, through_ros=False, **few))
+    settings, lines = evaluate(config(apartments, out, workers=2, **few))
+    assert lines == expected and len(lines) == 6
+    assert settings['through_ros'] is True and settings['mode'] == 'discrete'
+    with pytest.raises(UserError, match='was made with through_ros True'):
+        evaluate(config(apartments, out, through_ros=False, **few))
+
+
+def test_velocity_reaches_what_discrete_actions_reach(apartments, through_ros):
+    settings = config(apartments, policy='expert', mode='velocity')
+    line, = [through_ros(settings)('1')]
+    expected, = in_process(settings, ['1'])
+    assert line['grounded_success'] == line['at_told_object'] == 1.0
+    assert line.keys() == expected.keys()
+    assert abs(line['spl'] - expected['spl']) < 0.05
+
+
+@pytest.mark.parametrize('changes, told', [
+    ({'through_ros': False, 'mode': 'velocity'}, '--mode velocity.*--through-ros'),
+    ({'mode': 'flying'}, "'flying'.*discrete, velocity"),
+    ({'policy': 'forward'}, 'forward.*without --through-ros'),
+    ({'seed': -1}, 'seed is -1'),
+])
+def test_what_cannot_be_is_one_line(apartments, tmp_path, changes, told):
+    with pytest.raises(UserError, match=told):
+        evaluate(config(apartments, tmp_path / 'x.jsonl', **{'policy': 'random', **changes}))
