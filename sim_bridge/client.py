@@ -9,9 +9,9 @@ from dataclasses import asdict, replace
 import numpy as np
 import zmq
 
-from sim_bridge import environment, wire
+from sim_bridge import wire
 from sim_bridge.config import EnvironmentConfig, simulator_name
-from sim_bridge.environment import Environment, Episode, Observation
+from sim_bridge.environment import Environment, Episode, Observation, load_episodes
 from sim_bridge.server_process import ServerProcess
 from vlnr1_ros.navigation.errors import UserError
 
@@ -38,7 +38,7 @@ def load_split(config: EnvironmentConfig, habitat_python: str | None = None
     """
     if not habitat_python:
         name = simulator_name(config.simulator)
-        return replace(config, simulator=name), environment.load_episodes(config)
+        return replace(config, simulator=name), load_episodes(config)
     connection = Connection(ServerProcess(habitat_python))
     try:
         name, episodes = connection.ask('load_episodes', asdict(config))

@@ -183,19 +183,19 @@ def test_nothing_of_ours_leaks_into_the_server(habitat_python, tmp_path, monkeyp
 
 
 def test_hung_or_killed_it_is_started_again(settings, habitat_python, capfd):
-    environment = RemoteEnvironment(settings, habitat_python, timeout_s=1.0)
+    environment = RemoteEnvironment(settings, habitat_python, timeout_s=3.0)
     environment.set_render(False)
     episode_id = environment.episodes[5].episode_id
     first = environment.reset(episode_id)
     os.kill(environment.pid, signal.SIGSTOP)
-    with pytest.raises(ServerError, match=r'did not answer within 1 s \(step\)'):
+    with pytest.raises(ServerError, match=r'did not answer within 3 s \(step\)'):
         environment.step(1)
     with pytest.raises(ServerError, match='did not answer'):
         environment.metrics()
     again = environment.reset(episode_id)
     same(first, again)
     assert again.rgb is None
-    assert 'did not answer within 1 s' in capfd.readouterr().err
+    assert 'did not answer within 3 s' in capfd.readouterr().err
     os.kill(environment.pid, signal.SIGSTOP)
     environment.send_step(1)
     os.kill(environment.pid, signal.SIGKILL)
@@ -301,7 +301,7 @@ def test_only_this_machine_unless_told_otherwise(habitat_python):
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
     with pytest.raises(UserError, match='other machines.*--anywhere'):
-        answers_at(f'tcp://0.0.0.0:{port}')
+        Connection(ServerProcess(habitat_python, f'tcp://0.0.0.0:{port}')).ask('metrics')
     assert answers_at(f'tcp://127.0.0.1:{port}')
     assert answers_at(f'tcp://0.0.0.0:{port}', anywhere=True)
 
