@@ -57,6 +57,7 @@ class Connection:
         self._has_answered = False
         self._socket = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.linger = 0
+        self._socket.sndbuf = self._socket.rcvbuf = wire.BUFFER_BYTES
         self._socket.reconnect_ivl = 10     # ms; it takes a moment until the server listens
         self._socket.connect(process.address)
         self._poller = zmq.Poller()
@@ -96,8 +97,9 @@ class Connection:
                 raise self._failed(f'answered with nonsense: {error}') from None
             if number == wire.NO_REQUEST or status == wire.DEFECT:
                 raise self._failed(f'failed: {value}')
-        self._has_answered = True
-        self._process.connected()
+        if not self._has_answered:
+            self._has_answered = True
+            self._process.connected()
         if status == wire.USER_ERROR:
             raise UserError(value)
         return value
