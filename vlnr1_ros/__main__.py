@@ -22,6 +22,7 @@ VERBS = {
     'evaluate': ('training.evaluate', 'closed loop over a split, with every VLN-CE metric'),
     'report': ('training.results', 'the tables of result files again, side by side'),
     'bench': ('sim_bridge.bench', 'speed, side by side with the plain way'),
+    'serve': ('vlnr1_ros.policy.serve', 'a checkpoint behind an OpenAI-compatible URL'),
     'card': ('vlnr1_ros.navigation.card', "write a checkpoint's navigation.json"),
     'doctor': ('vlnr1_ros.doctor', 'what is installed, what is missing, what to do about it'),
 }

@@ -29,7 +29,7 @@ def load_policy(name_or_folder: str | Path, **options) -> Policy:
     if is_url(name_or_folder):
         from vlnr1_ros.policy.remote import RemotePolicy
 
-        return RemotePolicy(str(name_or_folder))
+        return RemotePolicy(str(name_or_folder), **options)
     if not Path(name_or_folder).is_dir():
         raise UserError(
             f'no policy {str(name_or_folder)!r}: give {", ".join(BASELINES)}, '
