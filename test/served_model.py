@@ -74,8 +74,9 @@ class ServedNano:
 class FaultyServer:
     """A server that does to each question what the test says; it notes what it was asked.
 
-    port: 0 takes a free one. `behaviours` are taken one a question, the last one for all that follow. Each is called with
+    `behaviours` are taken one a question, the last one for all that follow. Each is called with
     the request handler, or is a text that becomes the content of a chat completion.
+    port: 0 takes a free one.
     """
 
     def __init__(self, *behaviours, port: int = 0):
