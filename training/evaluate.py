@@ -213,7 +213,7 @@ def evaluate(config: EvaluateConfig) -> tuple[dict, list[dict]]:
     environment = _environment_config(config, card)
     check_actions(card, environment)
     # baselines have a card for form's sake and look at nothing
-    for difference in card.camera.differences(environment.camera) if os.path.isdir(policy) else ():
+    for difference in card.camera.differences(environment.camera) if _folder(policy) else ():
         print(f'warning: {difference}', file=sys.stderr)
     everything = load_episodes(environment)
     chosen = choose(everything, config.tier, config.episodes, config.seed)
