@@ -15,6 +15,7 @@ from ..navigation.errors import UserError
 from .config import DriverConfig
 from .plan import ACCEPTED, DONE, DROPPED, RUNNING, PlanStatus, Pose, decode
 from .primitive import Blocked, Drive
+from .readings import Readings
 from .replan import leading_to_skip
 from .safety import Odometry, Safety
 
@@ -63,6 +64,7 @@ class Driver:
         self.safety = Safety(config)
         self.statuses: list[PlanStatus] = []
         self.reason = 'waiting for a plan'
+        self.last_stop = ''       # the newest reason of :meth:`stop`
         self._actions = config.action_set
         self._drive = Drive(config)
         self._plan: _Running | None = None
@@ -101,6 +103,10 @@ class Driver:
         """Note that the navigator is alive."""
         self.safety.hear_heartbeat(now_ns)
 
+    def hear_readings(self, now_ns: int, source: str, stamp_ns: int, readings: Readings):
+        """Take what a source of `obstacle_source` saw."""
+        self.safety.obstacles.hear(now_ns, source, stamp_ns, readings)
+
     def hear_emergency(self, now_ns: int, engaged: bool):
         """Engage or release the emergency stop; releasing it does not resume anything."""
         self.safety.emergency = engaged
@@ -115,7 +121,7 @@ class Driver:
 
     def stop(self, now_ns: int, reason: str, stop_ns: int | None = None):
         """Zero velocity, drop the plan, and refuse plans from images before `stop_ns` (now)."""
-        self.reason = reason
+        self.reason = self.last_stop = reason
         self._faulted = True
         if self.config.stop_decel_m_s2 == 0.0:
             self._drive.scale(0.0)
@@ -166,6 +172,7 @@ class Driver:
         self._watch(now_ns)
         if self._plan is not None:
             self._execute(now_ns, dt_s)
+            self._look_ahead(now_ns, dt_s)
         else:
             self._slow_down(dt_s)
         command = Command(self._drive.linear.velocity, self._drive.angular.velocity)
@@ -189,6 +196,15 @@ class Driver:
             reason = self.safety.obstacle_to_motion(now_ns)
             if reason:
                 self.stop(now_ns, reason)
+
+    def _look_ahead(self, now_ns: int, dt_s: float):
+        if self._plan is None:
+            return
+        reason = self.safety.obstacles.ahead(
+            self.safety.odometry.pose, self._drive.linear.velocity, self._drive.angular.velocity)
+        if reason:
+            self.stop(now_ns, reason)
+            self._slow_down(dt_s)
 
     def _execute(self, now_ns: int, dt_s: float):
         plan, odometry = self._plan, self.safety.odometry
