@@ -11,11 +11,13 @@ from vlnr1_ros.motion.readings import scan_readings
 
 RANGE_MAX_M = 8.0
 INCREMENT_RAD = math.radians(1.0)
+BEAMS = -math.pi + INCREMENT_RAD * np.arange(360)
+ROUND = np.stack([np.cos(BEAMS[::4]), np.sin(BEAMS[::4])])
 
 
-def ray_cast(pose, centres, radii, beams=360):
-    """(beams,) ranges of rays from a pose, counted from behind it, +inf where nothing is."""
-    angles = pose.yaw_rad - math.pi + INCREMENT_RAD * np.arange(beams)
+def ray_cast(pose, centres, radii):
+    """(360,) ranges of beams from a pose, counted from behind it, +inf where nothing is."""
+    angles = pose.yaw_rad + BEAMS
     direction = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     to_centre = np.asarray(centres, float).reshape(-1, 2) - pose[:2]
     along = direction @ to_centre.T
@@ -75,10 +77,9 @@ class SeeingLoop(Loop):
         """Distance of the footprint to the nearest thing."""
         nearest = math.inf
         for (x_m, y_m), radius_m in zip(self.centres, self.radii):
-            angles = np.linspace(-math.pi, math.pi, 720)
-            points = np.stack([x_m + radius_m * np.cos(angles), y_m + radius_m * np.sin(angles)])
             cos, sin = math.cos(self.base.pose.yaw_rad), math.sin(self.base.pose.yaw_rad)
-            dx, dy = points[0] - self.base.pose.x_m, points[1] - self.base.pose.y_m
+            dx = x_m + radius_m * ROUND[0] - self.base.pose.x_m
+            dy = y_m + radius_m * ROUND[1] - self.base.pose.y_m
             nearest = min(nearest, outline.distance_m(cos * dx + sin * dy,
                                                       cos * dy - sin * dx).min())
         return nearest
