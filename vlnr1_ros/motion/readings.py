@@ -16,6 +16,8 @@ from .config import DriverConfig
 DEPTH_COLUMNS, DEPTH_ROWS = 80, 60
 TOO_NEAR_M = 0.1
 """Where a depth camera's -inf is taken to be."""
+LARGEST = 1e6
+"""Metres or radians; what is larger is garbage, and arithmetic could make it infinite."""
 
 
 class Readings(NamedTuple):
@@ -40,11 +42,11 @@ def scan_readings(config: DriverConfig, ranges_m, angle_min_rad: float, incremen
                   range_min_m: float, range_max_m: float) -> Readings:
     """Of a planar scan, from the fields of sensor_msgs/LaserScan."""
     ranges_m = np.asarray(ranges_m, dtype=float)
-    if not (math.isfinite(angle_min_rad) and math.isfinite(increment_rad)):
-        return defective('the scan has no angles')
+    if not (abs(angle_min_rad) <= LARGEST and abs(increment_rad) <= LARGEST):
+        return defective(f'the scan begins at {angle_min_rad} rad, a beam every {increment_rad}')
     near = np.isneginf(ranges_m)
     ranges_m = np.where(near, range_min_m, ranges_m)
-    hit = np.isfinite(ranges_m) & (ranges_m >= range_min_m) & (ranges_m <= range_max_m)
+    hit = (ranges_m >= range_min_m) & (ranges_m <= range_max_m) & (np.abs(ranges_m) <= LARGEST)
     angles = (angle_min_rad + increment_rad * np.flatnonzero(hit)
               + math.radians(config.scan_yaw_deg))
     points = np.stack([config.scan_x_m + ranges_m[hit] * np.cos(angles),
@@ -85,7 +87,7 @@ class DepthCamera:
         depth_m[np.isneginf(depth_m)] = TOO_NEAR_M
         config = self._config
         with np.errstate(invalid='ignore'):
-            hit = np.isfinite(depth_m) & (depth_m > 0)
+            hit = (depth_m > 0) & (depth_m <= LARGEST)
             height_m = config.depth_z_m + depth_m * self._up
             tall = hit & (height_m >= config.depth_min_height_m) & (
                 height_m <= config.depth_max_height_m)
