@@ -119,12 +119,19 @@ def moving(rig):
     return rig
 
 
+def answer_to(rig, actions):
+    """The first status of a plan."""
+    stamp_ns = rig.send_plan(actions)
+    answers = []
+    wait_until(lambda: answers.extend(status for status in rig.statuses
+                                      if status.stamp_ns == stamp_ns) or answers, ANSWER_S)
+    return answers[0]
+
+
 def drive_off(rig):
     rig.tick(12)
-    count = len(rig.statuses)
-    rig.send_plan([F] * 6)
-    wait_until(lambda: len(rig.statuses) > count, ANSWER_S)
-    assert rig.statuses[-1].state == 'accepted', rig.statuses[-1]
+    answer = answer_to(rig, [F] * 6)
+    assert answer.state == 'accepted', answer
     rig.tick_until(lambda: rig.commands[-1][0] > 0.15, 1.0)
 
 
@@ -197,10 +204,7 @@ def test_emergency_stop(moving, publisher):
     getattr(moving, publisher).publish(Bool(data=True))
     time.sleep(0.1)
     stops(moving, 'emergency stop', 0.04)
-    count = len(moving.statuses)
-    moving.send_plan([F])
-    wait_until(lambda: len(moving.statuses) > count, ANSWER_S)
-    assert moving.statuses[-1].reason == 'emergency stop is engaged'
+    assert answer_to(moving, [F]).reason == 'emergency stop is engaged'
     getattr(moving, publisher).publish(Bool(data=False))
     time.sleep(0.1)
     goes_on(moving)
@@ -257,10 +261,7 @@ def test_a_killed_driver_comes_back_holding_and_hears_the_latched_emergency_stop
     rig.wait_for_driver()
     rig.tick(20)
     assert rig.commands[-1][:2] == (0.0, 0.0)
-    count = len(rig.statuses)
-    rig.send_plan([F])
-    wait_until(lambda: len(rig.statuses) > count, ANSWER_S)
-    assert rig.statuses[-1].reason == 'emergency stop is engaged'
+    assert answer_to(rig, [F]).reason == 'emergency stop is engaged'
     rig.emergency_latched.publish(Bool(data=False))
     time.sleep(0.1)
     goes_on(rig)

@@ -64,7 +64,7 @@ class Driver:
         self.safety = Safety(config)
         self.statuses: list[PlanStatus] = []
         self.reason = 'waiting for a plan'
-        self.last_stop = ''       # the newest reason of :meth:`stop`
+        self.last_stop = ''       # why the last plan was broken off
         self._actions = config.action_set
         self._drive = Drive(config)
         self._plan: _Running | None = None
@@ -121,13 +121,14 @@ class Driver:
 
     def stop(self, now_ns: int, reason: str, stop_ns: int | None = None):
         """Zero velocity, drop the plan, and refuse plans from images before `stop_ns` (now)."""
-        self.reason = self.last_stop = reason
+        self.reason = reason
         self._faulted = True
         if self.config.stop_decel_m_s2 == 0.0:
             self._drive.scale(0.0)
         self._last_stop_ns = max(self._last_stop_ns, now_ns if stop_ns is None else stop_ns)
         self._repeat_until_ns = now_ns + int(self.config.stop_repeat_s * 1e9)
         if self._plan is not None:
+            self.last_stop = reason
             self._report(DROPPED, reason)
             self._plan = None
 
