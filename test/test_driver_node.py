@@ -1,8 +1,10 @@
 """The driver node over real topics: rules, lockstep, parameters and its end."""
+import importlib
 import math
 import os
 import random
 import signal
+import sys
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -322,6 +324,15 @@ def test_an_exception_stops_the_base_and_not_the_node(context):
     executor.shutdown()
     node.destroy_node()
     base.destroy_node()
+
+
+def test_it_finds_the_event_callbacks_where_humble_has_them(monkeypatch):
+    events = sys.modules['rclpy.event_handler']
+    monkeypatch.setitem(sys.modules, 'rclpy.event_handler', None)
+    monkeypatch.setitem(sys.modules, 'rclpy.qos_event', events)
+    monkeypatch.delitem(sys.modules, 'vlnr1_ros.nodes.driver')
+    module = importlib.import_module('vlnr1_ros.nodes.driver')
+    assert module.SubscriptionEventCallbacks is events.SubscriptionEventCallbacks
 
 
 @pytest.mark.parametrize('topic', ['odom', 'navigator/heartbeat', 'scan'])

@@ -240,7 +240,7 @@ def approach(seed):
     config = DriverConfig(
         forward_m=2.0, turn_deg=90.0, max_linear_m_s=speed, max_linear_m_s2=float(rng.uniform(
             0.5, 2.0)), obstacle_source='scan', footprint=BOX if box else '',
-        odom_jump_m=0.2, min_turn_radius_m=float(rng.choice([0.0, 0.6])))
+        min_turn_radius_m=float(rng.choice([0.0, 0.6])))
     base = BrakingBase(max(1.0, config.max_linear_m_s2), delay_s=float(rng.choice([0.0, 0.04,
                                                                                     0.08])),
                        lag_s=float(rng.uniform(0.0, 0.1)))
