@@ -73,11 +73,13 @@ class Robot:
     PERIOD_S from a thread; in lockstep :meth:`tick` is called instead.
     """
 
-    def __init__(self, domain_id, lockstep=False, simulated_time=False, stamped=False):
+    def __init__(self, domain_id, lockstep=False, simulated_time=False, stamped=False,
+                 ros_arguments=()):
         os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
         self.context = Context()
         self.context.init(domain_id=domain_id)
-        self.node = rclpy.create_node('base', context=self.context)
+        self.node = rclpy.create_node('base', context=self.context,
+                                      cli_args=['--ros-args', *ros_arguments])
         self.base = Base(period_ns=int(PERIOD_S * 1e9))
         self.commands, self.statuses, self.diagnostics = [], [], []
         self.odometry_on = self.heartbeat_on = self.clock_on = True

@@ -21,11 +21,13 @@ from vlnr1_ros.nodes import messages
 class FaultRelay:
     """Passes on `topics`, a dictionary from names to message types; spun by a thread of its own.
 
-    qos: of both sides, by topic; reliable with a queue of 10 for those not named.
+    qos: of both sides, by topic; reliable with a queue of 10 for those not named. ros_arguments:
+    such as a namespace.
     """
 
-    def __init__(self, context, topics, qos=None):
-        self.node = rclpy.create_node('fault_relay', context=context)
+    def __init__(self, context, topics, qos=None, ros_arguments=()):
+        self.node = rclpy.create_node('fault_relay', context=context,
+                                      cli_args=['--ros-args', *ros_arguments])
         self.fault = {}
         self.heard = dict.fromkeys(topics, 0)
         self.publishers = {}

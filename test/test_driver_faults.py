@@ -4,6 +4,7 @@ Time is simulated and waits for the driver, so that a busy machine changes nothi
 0.24 s means 0.24 s of the driver's own clock.
 """
 import math
+import os
 import subprocess
 import sys
 import time
@@ -26,6 +27,9 @@ F, L = Action.MOVE_FORWARD, Action.TURN_LEFT
 TICK_S = 0.02
 ANSWER_S = 30.0   # of patience with a busy machine
 TOPICS = {'odom': Odometry, 'scan': LaserScan, 'navigator/heartbeat': Header}
+# Another graph in the same domain must not tell the time here.
+ALONE = ['-r', f'__ns:=/rig_{os.getpid()}', '-r', '/clock:=clock', '-r',
+         '/diagnostics:=diagnostics']
 FAST = {'use_sim_time': True, 'stamped': True, 'odom_timeout_s': 0.2, 'heartbeat_timeout_s': 0.2,
         'obstacle_timeout_s': 0.2, 'obstacle_source': 'scan', 'time_to_collision_s': 2.0,
         'wall_timeout_s': 20.0, 'stop_repeat_s': 60.0}
@@ -35,9 +39,9 @@ class Rig(Robot):
     """A base whose time goes on when the driver has answered; its sensors pass the relay."""
 
     def __init__(self, domain_id):
-        super().__init__(domain_id, lockstep=True, simulated_time=True)
+        super().__init__(domain_id, lockstep=True, simulated_time=True, ros_arguments=ALONE)
         self.scan = self.node.create_publisher(LaserScan, 'scan', 10)
-        self.relay = FaultRelay(self.context, TOPICS)
+        self.relay = FaultRelay(self.context, TOPICS, ros_arguments=ALONE)
         self.things = [((100.0, 100.0), 0.1), (ahead_of(self.base.pose, -3.0), 1.0)]
 
     def close(self):
@@ -95,7 +99,8 @@ class Rig(Robot):
 
 def start(tmp_path, parameters=FAST, domain_id=None):
     domain_id = domain_id or fresh_domain()
-    return domain_id, DriverProcess(domain_id, parameters, tmp_path, True, remappings(TOPICS))
+    return domain_id, DriverProcess(domain_id, parameters, tmp_path, True,
+                                    ALONE + remappings(TOPICS))
 
 
 @pytest.fixture(scope='module')
@@ -272,8 +277,8 @@ def test_a_killed_driver_comes_back_holding_and_hears_the_latched_emergency_stop
 def test_a_starved_driver_keeps_its_limits_and_lives(tmp_path):
     """In free run beside two busy processes: it drives or it says why not."""
     domain_id = fresh_domain()
-    process = DriverProcess(domain_id, {'stop_repeat_s': 60.0}, tmp_path, True)
-    robot = Robot(domain_id)
+    process = DriverProcess(domain_id, {'stop_repeat_s': 60.0}, tmp_path, True, ALONE)
+    robot = Robot(domain_id, ros_arguments=ALONE)
     robot.wait_for_driver()
     robot.wait_until_driver_is_content()
     busy = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(2)]
