@@ -109,8 +109,9 @@ def _warn_when_on_its_side(asset, up, triangles):
     if up == tuple(BARE_GLB['up']) and size[1] > 1.5 * min(size[0], size[2]):
         logging.getLogger(__name__).warning(
             '%s is taken for Z-up and then %.1f m high on a floor of %.1f x %.1f m: if it is '
-            'Y-up, write %s beside it with {"render_asset": "%s", "up": [0, 1, 0], "front": [0, 0, -1]}',
-            asset, size[1], size[0], size[2], Path(asset.stem).stem + STAGE_CONFIG, asset.name)
+            'Y-up, write %s beside it with {"render_asset": "%s", "up": [0, 1, 0], '
+            '"front": [0, 0, -1]}', asset, size[1], size[0], size[2],
+            Path(asset.stem).stem + STAGE_CONFIG, asset.name)
 
 
 @lru_cache(maxsize=CACHED_SCENES)
