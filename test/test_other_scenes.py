@@ -7,15 +7,28 @@ import numpy as np
 import pytest
 import trimesh
 from PIL import Image
-from small_scenes import BLUE, GREEN, RED, box, room, triangles, write_stage
+from small_scenes import (
+    BLUE,
+    GREEN,
+    RED,
+    box,
+    episode,
+    room,
+    triangles,
+    write_split,
+    write_stage,
+)
 from trimesh.visual import ColorVisuals, TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
+from sim_bridge import frames
+from sim_bridge.config import EnvironmentConfig
 from sim_bridge.embedded import scenes
 from sim_bridge.embedded.glb import load_glb
 from sim_bridge.embedded.height_mesh import HeightMesh, has_several_levels
 from sim_bridge.embedded.navmesh import NavMesh
 from sim_bridge.embedded.render import Scene
+from sim_bridge.environment import Environment
 from vlnr1_ros.navigation.errors import UserError
 
 RADIUS, HEIGHT = 0.1, 1.5
@@ -152,6 +165,32 @@ def test_walking_up_the_stairs_step_by_step(house):
     assert heights[-1] == np.float32(UPSTAIRS_Y) and (np.diff(heights) >= -1e-6).all()
     under = house.try_step((2, 0, 3), (2.25, 0, 3))
     np.testing.assert_allclose(under, [2.25, 0, 3], atol=1e-4)
+
+
+def test_the_expert_climbs_to_a_goal_upstairs(tmp_path):
+    path = write_stage(tmp_path / 'scenes', 'house', two_floors())
+    goal = (2, UPSTAIRS_Y, 3)
+    write_split(tmp_path / 'dataset', 'some', [episode(1, path.name, (2, 0, 4), 0.0, [goal])])
+    environment = Environment(EnvironmentConfig(
+        dataset=str(tmp_path / 'dataset'), split='some', scenes_dir=str(path.parent),
+        simulator='embedded', success_distance_m=0.5))
+    environment.reset('1')
+    environment.set_render(False)
+    assert environment.metrics()['distance_to_goal'] > 10    # not the 3 m of the straight line
+    while not environment.episode_over:
+        for action in environment.expert_plan(12):
+            seen = environment.step(action)
+            if environment.episode_over:
+                break
+    found = environment.metrics()
+    assert found['success'] == 1.0 and seen.y == pytest.approx(UPSTAIRS_Y)
+    assert found['spl'] > 0.85
+    environment.reset('1')    # the same stairs with velocities, slower than a cell a piece
+    environment._env.sim.set_agent_state([STAIRS_X, 0, 0.4], list(frames.yaw_to_xyzw(math.pi)))
+    environment._read_pose()
+    heights = [environment.move(0.4, 0.0, 0.1).y for _ in range(140)]
+    assert heights[-1] == pytest.approx(UPSTAIRS_Y) and (np.diff(heights) > -1e-6).all()
+    environment.close()
 
 
 def test_a_ledge_is_not_walked_over(house):
