@@ -54,7 +54,9 @@ class CheckedSim(HabitatSim):
         """habitat-lab's configuration, with rendering made affordable for a CPU."""
         configuration = super().create_sim_config(_sensor_suite)
         if configuration.sim_cfg.gpu_device_id < 0:
-            configuration.metadata_mediator = mediator_without_reflections()
+            if not hasattr(self, '_mediator'):    # habitat-lab asks anew for every episode
+                self._mediator = mediator_without_reflections()
+            configuration.metadata_mediator = self._mediator
         return configuration
 
     def reconfigure(self, *args, **kwargs):
