@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from sim_bridge.client import EnvironmentVector, RemoteEnvironment
 from sim_bridge.config import EnvironmentConfig
 from sim_bridge.environment import Environment
-from vlnr1_ros.navigation.camera import Camera
+from vlnr1_ros.navigation.camera import Camera, parse_size
 from vlnr1_ros.navigation.errors import UserError
 
 REFERENCE = 'rgb, all measures'
@@ -181,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
         data = args.data or generated(folder)
         config = EnvironmentConfig(
             dataset=f'{data}/datasets/{args.dataset}', split=args.split,
-            scenes_dir=f'{data}/scene_datasets', camera=_camera(args.camera),
+            scenes_dir=f'{data}/scene_datasets', camera=Camera(*parse_size(args.camera)),
             turn_deg=args.turn_deg, simulator=args.simulator)
         team, steps = measure(config, args.habitat_python, args.episodes, args.rounds)
     ratios, missed = figures(team, steps)
@@ -190,14 +190,6 @@ def main(argv: list[str] | None = None) -> int:
     for what in missed:
         print(f'missed: {what}', file=sys.stderr)
     return 1 if missed else 0
-
-
-def _camera(text):
-    try:
-        width, height = map(int, text.split('x'))
-    except ValueError:
-        raise UserError(f'--camera {text!r} is no WIDTHxHEIGHT such as 224x224') from None
-    return Camera(width, height)
 
 
 if __name__ == '__main__':

@@ -23,20 +23,13 @@ from sim_bridge.config import habitat_config
 from sim_bridge.environment import Environment, load_episodes
 from sim_bridge.expert import STOP, ShortestPathExpert
 from sim_bridge.reference_expert import ReferencePathExpert
-from training import results
+from training import evaluate_config, results
 from training.ego_collect import Expert, collect
 from training.ego_files import EgoSettings
-from training.evaluate import (
-    EvaluateConfig,
-    Runner,
-    _card_and_policy,
-    _environment_config,
-    _Job,
-    _mean_distances,
-    evaluate,
-    parse,
-)
+from training.evaluate import evaluate, mean_distances, parse
+from training.evaluate_config import EvaluateConfig, card_and_policy
 from training.leaderboard import export
+from training.runner import Job, Runner
 from vlnr1_ros.navigation import metrics
 from vlnr1_ros.navigation.camera import Camera
 from vlnr1_ros.navigation.errors import UserError
@@ -68,7 +61,7 @@ def settings(data, preset, **changes):
 
 def environment_config(data, preset, **changes):
     config = settings(data, preset, **changes)
-    return _environment_config(config, _card_and_policy(config)[0])
+    return evaluate_config.environment_config(config, card_and_policy(config)[0])
 
 
 @pytest.fixture(scope='module')
@@ -81,10 +74,10 @@ def r2r(data):
 
 def runner(data, preset, **changes):
     config = settings(data, preset, **changes)
-    card, policy = _card_and_policy(config)
-    environment = _environment_config(config, card)
-    return Runner(_Job(policy, card, environment, False, 0, None,
-                       _mean_distances(load_episodes(environment))))
+    card, policy = card_and_policy(config)
+    environment = evaluate_config.environment_config(config, card)
+    return Runner(Job(policy, card, environment, False, 0, None,
+                      mean_distances(load_episodes(environment))))
 
 
 PROTOCOL = {

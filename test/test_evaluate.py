@@ -15,7 +15,9 @@ from sim_bridge.environment import load_episodes
 from training import results
 from training.agreement import agreement
 from training.episode import run_episode
-from training.evaluate import EvaluateConfig, Runner, choose, evaluate, parse
+from training.evaluate import choose, evaluate, mean_distances, parse
+from training.evaluate_config import EvaluateConfig, card_and_policy, environment_config
+from training.runner import Job, Runner
 from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
@@ -132,14 +134,12 @@ def test_choice_is_fixed_by_the_seed_and_grows(apartments):
 
 @pytest.fixture(scope='module')
 def job(apartments):
-    from training import evaluate as module
-
     def make(policy, **changes):
         settings = config(apartments, 'unused', policy=policy, **changes)
-        card, name = module._card_and_policy(settings)
-        environment = module._environment_config(settings, card)
-        return module._Job(name, card, environment, settings.swap, 0, None,
-                           module._mean_distances(load_episodes(environment)))
+        card, name = card_and_policy(settings)
+        environment = environment_config(settings, card)
+        return Job(name, card, environment, settings.swap, 0, None,
+                   mean_distances(load_episodes(environment)))
     return make
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from training import nano
-from training.evaluate import EvaluateConfig, evaluate
+from training.evaluate import evaluate
+from training.evaluate_config import EvaluateConfig
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.memory import History
 from vlnr1_ros.policy.load import load_policy

@@ -15,7 +15,8 @@ import pytest
 import test_workers
 
 from training import ray_workers
-from training.evaluate import EvaluateConfig, evaluate
+from training.evaluate import evaluate
+from training.evaluate_config import EvaluateConfig
 from vlnr1_ros.__main__ import call
 
 

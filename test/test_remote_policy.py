@@ -26,7 +26,8 @@ from served_model import (
 
 from sim_bridge.environment import Environment, load_episodes
 from training.episode import run_episode
-from training.evaluate import EvaluateConfig, evaluate
+from training.evaluate import evaluate
+from training.evaluate_config import EvaluateConfig
 from vlnr1_ros.navigation.actions import Action, ActionSet
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError

@@ -4,8 +4,10 @@ import signal
 
 import pytest
 
-from training import evaluate as module
-from training.evaluate import EvaluateConfig, Runner, evaluate
+from training import evaluate_config
+from training.evaluate import evaluate
+from training.evaluate_config import EvaluateConfig
+from training.runner import Job, Runner
 from training.through_ros import GraphRunner
 from vlnr1_ros.navigation.errors import UserError
 
@@ -16,10 +18,10 @@ def config(apartments, out='unused', **changes):
 
 
 def job(settings):
-    card, name = module._card_and_policy(settings)
-    environment = module._environment_config(settings, card)
-    return module._Job(name, card, environment, settings.swap, settings.seed, None, {},
-                       module._mode(settings))
+    card, name = evaluate_config.card_and_policy(settings)
+    environment = evaluate_config.environment_config(settings, card)
+    return Job(name, card, environment, settings.swap, settings.seed, None, {},
+               evaluate_config.ros_mode(settings))
 
 
 @pytest.fixture

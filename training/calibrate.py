@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.evaluate import EvaluateConfig, evaluate
+from training.evaluate import evaluate
+from training.evaluate_config import EvaluateConfig
 from vlnr1_ros.navigation.card import NavigationCard
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from transformers import TrainerCallback
 
-from training.evaluate import EvaluateConfig, evaluate
+from training.evaluate import evaluate
+from training.evaluate_config import EvaluateConfig
 from training.rft_config import RftArguments
 
 TRIALS = 'closed_loop.jsonl'

@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from sim_bridge.benchmarks import APARTMENTS, LANGUAGES, PRESETS, ROLES, preset, some_of
 from sim_bridge.client import load_split, open_environment
@@ -32,9 +31,10 @@ from training.ego_files import (
     write_files,
 )
 from training.episode import check_actions
+from training.progress import progress_bar
 from training.workers import run_tasks
 from vlnr1_ros.navigation.actions import ActionSet
-from vlnr1_ros.navigation.camera import Camera
+from vlnr1_ros.navigation.camera import Camera, parse_size
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.resources import given_or_shipped
@@ -146,8 +146,7 @@ def generate(settings: EgoSettings, data: str, split: str, root: Path, workers: 
     missing = [e for e in wanted if not episode_folder(
         root, split, e.episode_id, e.trajectory_id).is_dir()]
     frames = []
-    with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit='episode',
-              desc=f'{split} -> {root}') as bar:
+    with progress_bar(f'{split} -> {root}', len(wanted), len(wanted) - len(missing)) as bar:
         arguments = (settings, os.path.abspath(data), split, root, habitat_python)
         for made in _run(groups(missing), arguments, workers, ray):
             frames.append(made)
@@ -187,14 +186,6 @@ def _write(root, split, sent):
     return frames
 
 
-def _size(text: str) -> tuple[int, int]:
-    try:
-        width, height = (int(part) for part in text.split('x'))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is no WIDTHxHEIGHT such as 84x84') from None
-    return width, height
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='vlnr1 ego', description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -214,12 +205,12 @@ def _parser() -> argparse.ArgumentParser:
     add('--horizon', type=int, default=6, help='n, actions per label (default: 6)')
     add('--turn-deg', type=float, help="degrees per turn (default: the preset's: 30, R2R 15)")
     add('--forward-m', type=float, help="metres per step forward (default: the preset's, 0.25)")
-    add('--camera', type=_size,
+    add('--camera',
         help="WIDTHxHEIGHT (default: the preset's; for apartments the policy's, else 224x224)")
     add('--hfov-deg', type=float, help='field of view (default: as for --camera, else 90)')
     add('--camera-height-m', type=float,
         help='above the floor (default: as for --camera, else 1.25)')
-    add('--frame-size', type=_size, help="store frames at this size (default: the camera's)")
+    add('--frame-size', help="store frames at this size (default: the camera's)")
     add('--image-format', choices=IMAGE_FORMATS,
         help='jpg: one file a frame, 4:4:4, quality 95; npy: one exact array an episode\n'
              '(default: npy with --frame-size, since the model trains on those very pixels)')
@@ -245,11 +236,13 @@ def _settings(args) -> EgoSettings:
     policy = str(given_or_shipped(args.policy)) if args.policy else ''
     chosen = preset(args.preset)
     default = chosen.camera or (NavigationCard.load(policy).camera if policy else Camera())
-    width, height = args.camera or (default.width, default.height)
+    width, height = (parse_size(args.camera) if args.camera
+                     else (default.width, default.height))
     camera = Camera(width, height,
                     _given(args.hfov_deg, default.hfov_deg),
                     _given(args.camera_height_m, default.height_m))
-    frame_width, frame_height = args.frame_size or (width, height)
+    frame_width, frame_height = (parse_size(args.frame_size) if args.frame_size
+                                 else (width, height))
     actions = ActionSet(_given(args.forward_m, chosen.forward_m),
                         _given(args.turn_deg, chosen.turn_deg))
     max_steps = APARTMENT_STEPS if chosen is APARTMENTS else chosen.max_steps

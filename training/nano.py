@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.calibrate import mean_success
-from training.evaluate import EvaluateConfig, evaluate
+from training.evaluate import evaluate
+from training.evaluate_config import EvaluateConfig
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.navigation.memory import Growing

@@ -13,7 +13,7 @@ from sim_bridge.client import load_split
 from sim_bridge.environment import Episode
 from sim_bridge.ros.graph import VELOCITY, Graph, GraphError, environment_parameters
 from training.episode import EpisodeRun
-from training.evaluate import Runner
+from training.runner import Runner
 
 LATE_S = 300.0       # wall time a node may take for an answer: a large model on a slow machine
 START_UP_S = 900.0   # and all of them to come up

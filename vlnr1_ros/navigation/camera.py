@@ -64,6 +64,15 @@ class Camera:
         return found
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """(width, height) in pixels of a text such as 224x224; UserError for any other."""
+    try:
+        width, height = (int(part) for part in text.split('x'))
+    except ValueError:
+        raise UserError(f'size {text!r} is no WIDTHxHEIGHT such as 224x224') from None
+    return width, height
+
+
 def resize(frame: np.ndarray, width: int, height: int) -> np.ndarray:
     """Area-average a uint8 (H, W, 3) frame to (height, width, 3)."""
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or frame.size == 0:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .actions import Action, ActionSet
-from .camera import Camera
+from .camera import Camera, parse_size
 from .errors import UserError
 from .memory import SAMPLERS, LongShort, Sampler, sampler_from_dict, sampler_to_dict
 from .prompt import Template
@@ -121,14 +121,6 @@ class NavigationCard:
                 from None
 
 
-def _size(text: str) -> tuple[int, int]:
-    try:
-        width, height = (int(part) for part in text.split('x'))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is no WIDTHxHEIGHT such as 640x480') from None
-    return width, height
-
-
 def main(argv: list[str] | None = None) -> int:
     """Write a card into a checkpoint folder that has none."""
     parser = argparse.ArgumentParser(prog='vlnr1 card', description=main.__doc__)
@@ -139,10 +131,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--execute', type=int, default=3, help='of them executed')
     parser.add_argument('--history', choices=sorted(SAMPLERS), default='long_short',
                         help='history sampler, with its default numbers')
-    parser.add_argument('--camera', type=_size, default=(640, 480), help='camera WIDTHxHEIGHT')
+    parser.add_argument('--camera', default='640x480', help='camera WIDTHxHEIGHT')
     parser.add_argument('--hfov-deg', type=float, default=90.0, help='horizontal field of view')
     parser.add_argument('--camera-height-m', type=float, default=1.25, help='above the floor')
-    parser.add_argument('--frame', type=_size, default=None,
+    parser.add_argument('--frame',
                         help='WIDTHxHEIGHT at which frames enter the model (default: the camera)')
     parser.add_argument('--template', default=None, help='file with the prompt template')
     parser.add_argument('--base-model', default='', help='name of the base model')
@@ -155,11 +147,12 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f'{folder / FILE_NAME} exists; give --force to replace it')
     template = Template(Path(args.template).read_text(encoding='utf-8')) if args.template \
         else Template()
-    frame = args.frame or args.camera
+    camera = parse_size(args.camera)
+    frame = parse_size(args.frame) if args.frame else camera
     card = NavigationCard(
         action_set=ActionSet(args.forward_m, args.turn_deg), horizon=args.horizon,
         execute=args.execute, sampler=SAMPLERS[args.history](), template=template,
-        camera=Camera(*args.camera, args.hfov_deg, args.camera_height_m),
+        camera=Camera(*camera, args.hfov_deg, args.camera_height_m),
         frame_width=frame[0], frame_height=frame[1], base_model=args.base_model)
     print(card.save(folder))
     return 0
