@@ -2,6 +2,7 @@
 
 PYTHON := .venv/bin/python
 INSTALLED := .venv/installed
+INSTALLED39 := .venv39/installed
 
 # A sourced ROS workspace or another environment must not leak into .venv.
 unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH AMENT_PREFIX_PATH RMW_IMPLEMENTATION
@@ -23,7 +24,7 @@ demo: $(INSTALLED)
 	@$(PYTHON) -m vlnr1_ros demo
 
 # Message fields of a wrong type are sent as garbage unless ROS is told to check them.
-test: lint
+test: lint $(INSTALLED39)
 	@ROS_PYTHON_CHECK_FIELDS=1 $(PYTHON) -m pytest --listed-skips-only
 
 lint: $(INSTALLED)
@@ -36,7 +37,7 @@ soak: $(INSTALLED)
 	@$(PYTHON) -m pytest -m soak
 
 clean:
-	rm -rf .venv data demo install log dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv39 data demo install log dist *.egg-info .pytest_cache .ruff_cache
 	@# build/nano is hours of work and stays; results and runs are the user's
 	find build -mindepth 1 -maxdepth 1 ! -name nano -exec rm -rf {} + 2>/dev/null || true
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -44,3 +45,7 @@ clean:
 $(INSTALLED): install.sh setup.py constraints.txt
 	@bash install.sh
 	@touch $@
+
+# says itself when it is done: without its packages the tests do with less
+$(INSTALLED39): install39.sh constraints-py39.txt
+	@bash install39.sh

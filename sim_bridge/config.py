@@ -7,6 +7,7 @@ from __future__ import annotations
 import glob
 import importlib.util
 import logging
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,13 +33,14 @@ class EnvironmentConfig:
     `dataset` is the folder that holds `{split}/{split}.json.gz`, or `{split}_{role}.json.gz` with
     `roles`; `languages`: only these, all when empty; `scenes_dir` is what its scene ids are
     relative to. `benchmark` is the preset's name. `follow_reference`: the expert walks the
-    reference path instead of the shortest way.
+    reference path instead of the shortest way. A positive `camera_pitch_deg` looks up.
     """
 
     dataset: str = 'data/datasets/apartments/v1'
     split: str = 'val_unseen'
     scenes_dir: str = 'data/scene_datasets'
     camera: Camera = field(default_factory=Camera)
+    camera_pitch_deg: float = 0.0
     forward_m: float = 0.25
     turn_deg: float = 30.0
     allow_sliding: bool = True
@@ -144,8 +146,10 @@ def _require_habitat_lab() -> None:
 
 
 def _be_quiet() -> None:
-    """Keep gym's notice of its end and habitat-lab's progress out of every program's output."""
+    """Keep gym's notice of its end and habitat's progress out of every program's output."""
     os.environ.setdefault('HABITAT_LAB_LOG', str(logging.WARNING))
+    os.environ.setdefault('HABITAT_SIM_LOG', 'quiet')
+    os.environ.setdefault('MAGNUM_LOG', 'quiet')
     try:
         from gym_notices.notices import notices
     except ImportError:
@@ -184,11 +188,13 @@ def _agent(config):
         sensors.append('semantic_sensor')
         overrides.insert(0, f'+habitat/simulator/sim_sensors@{_SENSORS}semantic_sensor='
                             'semantic_sensor')
+    pitch_rad = math.radians(config.camera_pitch_deg)
     for sensor in sensors:
         overrides += [f'{_SENSORS}{sensor}.width={camera.width}',
                       f'{_SENSORS}{sensor}.height={camera.height}',
                       f'{_SENSORS}{sensor}.hfov={int(camera.hfov_deg)}',
-                      f'{_SENSORS}{sensor}.position=[0,{camera.height_m},0]']
+                      f'{_SENSORS}{sensor}.position=[0,{camera.height_m},0]',
+                      f'{_SENSORS}{sensor}.orientation=[{pitch_rad},0,0]']
     return overrides
 
 
@@ -206,6 +212,12 @@ def _simulator(config, name):
             overrides.append(f'{_SENSORS}depth_sensor.type=EmbeddedDepthSensor')
         if config.semantic:
             overrides.append(f'{_SENSORS}semantic_sensor.type=EmbeddedSemanticSensor')
+    else:
+        import sim_bridge.habitat_simulator  # noqa: F401  (registers it)
+
+        # the navigation mesh is made anew unless the scene's own is for an agent of this size
+        overrides += ['habitat.simulator.type=CheckedSim-v0',
+                      'habitat.simulator.default_agent_navmesh=True']
     return overrides
 
 

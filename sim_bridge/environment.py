@@ -162,6 +162,21 @@ class Environment:
         seen = self._env.sim.get_observations_at() if self._rendered else {}
         return self._observation(seen, collided)
 
+    def look(self, x: float, y: float, z: float, yaw_rad: float) -> Observation:
+        """What the cameras show from a pose, whether rendering is on or not; nothing moves.
+
+        May be called in a thread of its own if nothing else of this environment is used meanwhile.
+        """
+        on = self._rendered
+        self.set_render(True)
+        try:
+            seen = self._env.sim.get_observations_at([x, y, z],
+                                                     list(frames.yaw_to_xyzw(yaw_rad)))
+        finally:
+            self.set_render(on)
+        return Observation(*_images(seen), x, y, z, yaw_rad, False, self._step,
+                           self._env.episode_over)
+
     def set_render(self, on: bool) -> None:
         """Whether observations carry images; poses and measures do not need them.
 
@@ -250,7 +265,8 @@ class Environment:
             return call(*arguments)
         except UserError:
             raise
-        except (OSError, ValueError, KeyError, IndexError) as error:
+        except (OSError, ValueError, KeyError, IndexError, RuntimeError, AssertionError) as error:
+            # habitat-sim reports what it cannot load as an AssertionError (esp/core/Check.h)
             raise UserError(f'scene {scene} cannot be opened ({type(error).__name__}: {error}); '
                             f'{get}') from error
 
@@ -299,17 +315,17 @@ class Environment:
                                       action={'action': 1}, observations={})
 
     def _observation(self, seen, collided):
-        if not self._rendered:
-            seen = {}
-        rgb = seen.get('rgb')
-        depth = seen.get('depth')
-        semantic = seen.get('semantic')
-        return Observation(
-            None if rgb is None else np.ascontiguousarray(rgb[..., :3]),
+        return Observation(*_images(seen if self._rendered else {}), self._x, self._y, self._z,
+                           self._yaw, collided, self._step, self._env.episode_over)
+
+
+def _images(seen):
+    """(rgb, depth, semantic) of habitat-lab's observations, as Observation has them."""
+    rgb, depth, semantic = seen.get('rgb'), seen.get('depth'), seen.get('semantic')
+    return (None if rgb is None else np.ascontiguousarray(rgb[..., :3]),
             None if depth is None else np.asarray(depth, np.float32).reshape(depth.shape[:2]),
             None if semantic is None else np.asarray(semantic, np.int32).reshape(
-                semantic.shape[:2]),
-            self._x, self._y, self._z, self._yaw, collided, self._step, self._env.episode_over)
+                semantic.shape[:2]))
 
 
 def load_episodes(config: EnvironmentConfig) -> list[Episode]:

@@ -40,6 +40,11 @@ def test_unknown_verb_names_the_close_one():
     assert done.stderr == "vlnr1: error: unknown verb 'evalute'; did you mean evaluate?\n"
 
 
+def test_a_verb_of_two_words():
+    assert 'did you mean bench sim?' in vlnr1('bench').stderr
+    assert vlnr1('bench', 'sim', '--help').stdout.startswith('usage: vlnr1 bench sim ')
+
+
 @pytest.mark.parametrize('verb', VERBS)
 def test_every_verb_has_a_main_that_takes_arguments(verb):
     # read, not imported: importing all of them takes longer than all other tests here

@@ -178,6 +178,7 @@ def test_a_refused_plan_ends_the_one_before_it(visitor):
     stamp_ns, here = visitor.newest()
     visitor.plans.publish(messages.path(encode(here, [L] * 40, ACTIONS), stamp_ns, 'odom'))
     wait_until(lambda: any(s.state == 'running' for s, _ in list(visitor.statuses)))
+    wait_until(lambda: visitor.images[-1] > stamp_ns)
     # The base has turned on since that pose.
     statuses = told(visitor.send(R, start=here))
     assert [status[0] for status in statuses[-2:]] == ['dropped', 'dropped']

@@ -9,7 +9,8 @@ import atexit
 import signal
 import sys
 
-from sim_bridge.environment import Episode, load_episodes
+from sim_bridge.client import load_split
+from sim_bridge.environment import Episode
 from sim_bridge.ros.graph import VELOCITY, Graph, GraphError, environment_parameters
 from training.episode import EpisodeRun
 from training.evaluate import Runner
@@ -23,7 +24,8 @@ class GraphRunner(Runner):
 
     def __init__(self, job):
         self._job = job
-        self._episodes = {e.episode_id: e for e in load_episodes(job.environment)}
+        _, episodes = load_split(job.environment, job.habitat_python)
+        self._episodes = {episode.episode_id: episode for episode in episodes}
         self._graph: Graph | None = None
         self._nearest: str | None = None
         atexit.register(self._end)
@@ -65,6 +67,7 @@ def _graph(job) -> Graph:
     parameters = {
         'navigator': {**actions, 'device': job.device or ''},
         'sim_bridge': {**environment_parameters(environment), 'policy_seed': job.seed,
+                       'habitat_python': job.habitat_python or '',
                        'lockstep_timeout_s': LATE_S, 'startup_timeout_s': START_UP_S}}
     if job.mode == VELOCITY:
         parameters['driver'] = actions

@@ -1,5 +1,7 @@
 """The `vlnr1` program: `vlnr1 VERB ...` calls main(argv) of the verb's module.
 
+A verb may be two words.
+
 Modules are imported when called, so that `vlnr1 doctor` runs where torch or the simulator are
 missing, and `vlnr1 worlds` does not wait for torch.
 """
@@ -17,18 +19,21 @@ VERBS = {
     'demo': ('sim_bridge.demo', 'the ROS graph in generated apartments, with videos to look at'),
     'worlds': ('sim_bridge.worlds.generate', 'generate apartments and VLN-CE episodes'),
     'ego': ('training.ego', 'replay the expert into VLN-Ego samples'),
+    'ego check': ('training.ego_check', 'inspect samples by what their images show'),
     'sft': ('training.sft', 'supervised fine-tuning of a Qwen-VL checkpoint'),
     'rft': ('training.rft', 'reinforcement fine-tuning (GRPO) of a checkpoint'),
     'evaluate': ('training.evaluate', 'closed loop over a split, with every VLN-CE metric'),
     'report': ('training.results', 'the tables of result files again, side by side'),
-    'bench': ('sim_bridge.bench', 'speed, side by side with the plain way'),
+    'bench sim': ('sim_bridge.bench', 'speed of the environment, side by side with the plain way'),
+    'bench bridge': ('sim_bridge.ros.bench', 'latency, lockstep and free run of the ROS bridge'),
+    'serve': ('vlnr1_ros.policy.serve', 'a checkpoint behind an OpenAI-compatible URL'),
     'card': ('vlnr1_ros.navigation.card', "write a checkpoint's navigation.json"),
     'doctor': ('vlnr1_ros.doctor', 'what is installed, what is missing, what to do about it'),
 }
 
 
 def usage() -> str:
-    verbs = '\n'.join(f'  {verb:<9} {what}' for verb, (_, what) in VERBS.items())
+    verbs = '\n'.join(f'  {verb:<12} {what}' for verb, (_, what) in VERBS.items())
     return f'usage: vlnr1 VERB [...]   (vlnr1 VERB --help says more)\n\n{verbs}\n'
 
 
@@ -45,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
         print(usage(), end='', file=sys.stderr)
         return 2
     verb, *rest = argv
+    if rest and f'{verb} {rest[0]}' in VERBS:
+        verb, rest = f'{verb} {rest[0]}', rest[1:]
     if verb in ('-h', '--help', 'help'):
         print(usage(), end='')
         return 0

@@ -22,7 +22,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from sim_bridge.environment import Environment
+from sim_bridge.client import ServerError, open_environment
+from sim_bridge.ros.body import Body
+from sim_bridge.ros.camera import Picture
 from sim_bridge.ros.discrete import DiscreteMode
 from sim_bridge.ros.episode_run import EpisodeRun
 from sim_bridge.ros.hand_over import HandOver
@@ -31,7 +33,6 @@ from sim_bridge.ros.parameters import DISCRETE, BridgeParameters
 from sim_bridge.ros.peers import Peers
 from sim_bridge.ros.record import Recorder
 from sim_bridge.ros.requests import Request, Requests
-from sim_bridge.ros.topics import Topics
 from sim_bridge.ros.waiting import EpisodeError, Interrupted, Waiting
 from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.navigation.errors import UserError
@@ -52,13 +53,15 @@ class BridgeNode(Node):
         self._given = BridgeParameters.declare(self)
         self._only_one = OnlyOne(self)
         config = self._given.environment
-        self._environment = Environment(config)
+        self._environment = open_environment(config, self._given.habitat_python)
         self._action_set = ActionSet(config.forward_m, config.turn_deg)
-        self._topics = Topics(self, config.camera)
+        self._body = Body(self, self._given, self._environment, self._send, lambda: self._now_ns)
         discrete = self._given.mode == DISCRETE
         self._peers = Peers(self, self._action_set, self._given.stamped, driver=not discrete)
         self._discrete = DiscreteMode(self, self._environment, self._action_set, self._peers,
                                       lambda: self._now_ns) if discrete else None
+        # The other cameras render for themselves.
+        self._environment.set_render(discrete and self._given.lockstep)
         self._requests = Requests(self._given.requests_file)
         latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                              durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -69,7 +72,7 @@ class BridgeNode(Node):
         self._now_ns = FIRST_STAMP_NS
         self._waiting = Waiting(self._peers, lambda: self._now_ns)
         self._hand_over = HandOver(self, self._given, self._peers, self._waiting,
-                                   self._topics.listeners)
+                                   self._body.topics.listeners)
         self._paused = False
         self._in_episode = False
         self._recorder: Recorder | None = None
@@ -109,7 +112,7 @@ class BridgeNode(Node):
                 raise UserError('no episode is running')
             actions = self._environment.expert_plan(EXPERT_ACTIONS)
             response.success, response.message = True, self._action_set.encode(actions)
-        except ValueError as error:
+        except (ValueError, ServerError) as error:
             response.success, response.message = False, str(error)
         return response
 
@@ -133,6 +136,8 @@ class BridgeNode(Node):
                 elif self._run_all([request]):
                     request = None
         finally:
+            self._body.camera.close()
+            self._environment.close()
             self._at_rest.set()
 
     def _run_all(self, requests) -> bool:
@@ -164,12 +169,12 @@ class BridgeNode(Node):
         """One episode from its instruction to its result."""
         run = EpisodeRun(request.episode_id, time.monotonic(), self._now_ns)
         try:
-            self._environment.set_render(self._discrete is not None)
             self._seen = self._environment.reset(run.episode_id)
             run.instruction = request.instruction or self._environment.episode.instruction
             self._in_episode = True
-            self._topics.moved_by_hand()
             self._peers.begin()
+            self._body.begin(run.episode_id)
+            self._waiting.until('camera', self._body.camera.ready, self._given.startup_timeout_s)
             if self._discrete:
                 self._discrete.begin(self._seen)
             if self._given.record_dir:
@@ -178,15 +183,17 @@ class BridgeNode(Node):
             run.started_s, run.started_ns = time.monotonic(), self._now_ns
             self._drive(run)
             result = self._finish(run)
-        except (UserError, EpisodeError) as error:
+        except (UserError, EpisodeError, ServerError) as error:
             result = run.result(self._now_ns, 'error', {}, self._peers, str(error))
         except BaseException:
+            self._body.camera.end()
             if self._recorder is not None:
                 self._recorder.discard()
                 self._recorder = None
             raise
         finally:
             self._in_episode = False
+        self._body.camera.end()
         recorder, self._recorder = self._recorder, None
         if recorder is not None:
             path = recorder.finish(result, run.poses, self._peers.decisions, self._peers.executed)
@@ -212,7 +219,7 @@ class BridgeNode(Node):
                 run.ended_by = self._end(limit_ns)
             else:
                 velocity = self._peers.velocity(self._now_ns, self._given.cmd_vel_timeout_s)
-                self._seen = self._environment.move(*velocity, dt_s)
+                self._seen = self._environment.move(*self._body.drive(*velocity), dt_s)
 
     def _end(self, limit_ns) -> str:
         """What has ended the episode, or ''."""
@@ -230,39 +237,36 @@ class BridgeNode(Node):
         now_ns, seen = self._now_ns, self._seen
         run.poses.append([round(now_ns * 1e-9, 6), round(seen.x, 4), round(seen.y, 4),
                           round(seen.z, 4), round(seen.yaw_rad, 5)])
-        self._topics.clock_and_odometry(now_ns, seen, dt_s)
-        image_due = run.ticks % self._given.ticks_per_image == 0
+        feel_again = self._body.feel(now_ns, seen)
         # Rendering goes on while the driver thinks; the image leaves when it has spoken, so that
         # the navigator has heard of the end of an action before it sees the image of that end.
-        rgb = self._render() if image_due else None
+        if run.ticks % self._given.ticks_per_image == 0:
+            self._body.camera.look(now_ns, seen)
         if not self._given.lockstep:
             self._waiting.keep_pace(dt_s)
         elif 'driver' not in self._given.participants:
             self._waiting.spin(0.0)
         else:
             self._waiting.until('driver', lambda: self._peers.velocity_ns == now_ns,
-                                self._given.lockstep_timeout_s,
-                                lambda: self._topics.clock_and_odometry(now_ns, seen, dt_s))
-        if rgb is None:
-            return
-        self._topics.camera(now_ns, rgb)
+                                self._given.lockstep_timeout_s, feel_again)
+        for picture in self._body.camera.due(now_ns):
+            self._send(picture)
+            if 'navigator' in self._given.participants:
+                self._wait_for_navigator(picture, feel_again)
+
+    def _wait_for_navigator(self, picture: Picture, feel_again):
+        def again():
+            feel_again()
+            self._body.topics.camera(picture)
+
+        self._waiting.until('navigator', lambda: self._peers.acknowledged_ns == picture.stamp_ns,
+                            self._given.lockstep_timeout_s, again)
+
+    def _send(self, picture: Picture):
+        """A picture leaves; in free run this is called in the camera's thread."""
+        self._body.topics.camera(picture)
         if self._recorder is not None:
-            self._recorder.frame(now_ns * 1e-9, rgb)
-        if self._given.lockstep and 'navigator' in self._given.participants:
-            def again():
-                self._topics.clock_and_odometry(now_ns, seen, dt_s)
-                self._topics.camera(now_ns, rgb)
-
-            self._waiting.until('navigator', lambda: self._peers.acknowledged_ns == now_ns,
-                                self._given.lockstep_timeout_s, again)
-
-    def _render(self):
-        if self._discrete:
-            return self._seen.rgb
-        self._environment.set_render(True)
-        rgb = self._environment.move(0.0, 0.0, 0.0).rgb
-        self._environment.set_render(False)
-        return rgb
+            self._recorder.frame(picture.stamp_ns * 1e-9, picture.rgb)
 
     def _finish(self, run) -> dict:
         if run.ended_by == 'stop' and not self._discrete:

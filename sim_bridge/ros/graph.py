@@ -209,7 +209,7 @@ class Graph:
         with open(self._log(node), 'wb') as log:
             return subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL,
                                     stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                                    preexec_fn=_end_with_parent)
+                                    preexec_fn=end_with_parent)
 
     def _log(self, node: str) -> Path:
         return self.folder / f'{node}.txt'
@@ -226,6 +226,6 @@ class Graph:
         return ' | '.join(line.strip() for line in lines[-LOG_LINES:]) or 'none'
 
 
-def _end_with_parent():
-    """Ask the kernel (Linux) to end this child with its parent, even if that was killed."""
+def end_with_parent():
+    """Ask the kernel (Linux) to end this child with its parent; for preexec_fn."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,16 +1,19 @@
 """The bridge's parameters: declared, checked, and as values in the units it works with."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rclpy.node import Node
 
-from sim_bridge.config import EnvironmentConfig
+from sim_bridge.config import MAX_DEPTH_M, EnvironmentConfig
+from sim_bridge.ros.imperfections import Imperfections
+from sim_bridge.ros.scan import DepthScan
 from vlnr1_ros.navigation.camera import Camera
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.nodes import runtime
 
 PARTICIPANTS = ('driver', 'navigator')
+RELIABILITIES = ('reliable', 'best_effort')
 VELOCITY, DISCRETE = MODES = ('velocity', 'discrete')
 
 
@@ -21,10 +24,18 @@ class BridgeParameters:
     stamped: cmd_vel is TwistStamped. tick_ns: simulated time of a tick, which in discrete mode is
     that of an action. ticks_per_image: a tick in so many has an image. `*_timeout_s` of lockstep
     and startup are wall time, the others simulated time. policy_seed: -1 leaves the navigator's
-    alone.
+    alone. environment: its camera is where it really is; camera: where it is said to be. scan: how
+    a LaserScan is made, None for none. seed: of the imperfections.
     """
 
     environment: EnvironmentConfig
+    habitat_python: str | None
+    camera: Camera
+    depth: bool
+    scan: DepthScan | None
+    reliable_images: bool
+    imperfections: Imperfections
+    seed: int
     mode: str
     lockstep: bool
     participants: tuple[str, ...]
@@ -47,6 +58,11 @@ class BridgeParameters:
             return runtime.declare(node, *args)
 
         environment = _environment(declare)
+        habitat_python = declare('habitat_python', '', 'interpreter that has habitat-sim; empty: '
+                                 'this one') or None
+        camera = environment.camera
+        depth = declare('depth', False, 'publish depth/image_raw and depth/camera_info')
+        scan = _scan(declare, camera)
         node.declare_parameter('episodes', '', runtime.ParameterDescriptor(
             description='ids, separated by blanks, to run one after the other; ~/reset begins '
             'anew with what it is then; empty: none'))
@@ -66,8 +82,16 @@ class BridgeParameters:
                                       'for; no driver takes part in mode discrete'))
         if mode == DISCRETE:
             participants = tuple(name for name in participants if name != 'driver')
+        imperfections, seed = _imperfections(declare, mode)
+        environment = replace(
+            environment, depth=depth or scan is not None,
+            camera=_lifted(camera, imperfections.camera_height_m),
+            camera_pitch_deg=imperfections.camera_pitch_deg)
         return cls(
-            environment=environment, mode=mode, lockstep=lockstep, stamped=stamped or lockstep,
+            environment=environment, habitat_python=habitat_python, camera=camera, depth=depth,
+            scan=scan,
+            reliable_images=_reliable_images(declare, lockstep), imperfections=imperfections,
+            seed=seed, mode=mode, lockstep=lockstep, stamped=stamped or lockstep,
             tick_ns=tick_ns, ticks_per_image=ticks_per_image,
             participants=participants,
             lockstep_timeout_s=declare('lockstep_timeout_s', 60.0, 'wall time after which one who '
@@ -121,6 +145,77 @@ def _environment(declare) -> EnvironmentConfig:
                                3.0),
         follow_reference=declare('follow_reference', False, 'the expert walks the reference path '
                                  'instead of the shortest way'))
+
+
+def _scan(declare, camera: Camera) -> DepthScan | None:
+    wanted = declare('scan', False, 'publish scan, a LaserScan made from depth')
+    low_m = declare('scan_min_height_m', 0.1, 'lowest thing above the floor that is in the scan',
+                    'm', 0.0, 3.0)
+    high_m = declare('scan_max_height_m', 1.3, 'highest thing', 'm', 0.0, 3.0)
+    if low_m >= high_m:
+        raise UserError(f'parameter scan_min_height_m is {low_m:g}; give less than '
+                        f'scan_max_height_m {high_m:g}')
+    return DepthScan(camera, low_m, high_m, MAX_DEPTH_M) if wanted else None
+
+
+def declare_image_reliability(declare) -> bool:
+    """Whether images are reliable; `declare` is runtime's for a node."""
+    reliability = declare('image_reliability', 'reliable',
+                          'QoS of images: reliable, or best_effort as most cameras have it')
+    if reliability not in RELIABILITIES:
+        raise UserError(f'parameter image_reliability is {reliability!r}; give one of '
+                        f'{", ".join(RELIABILITIES)}')
+    return reliability == 'reliable'
+
+
+def _reliable_images(declare, lockstep: bool) -> bool:
+    reliable = declare_image_reliability(declare)
+    if lockstep and not reliable:
+        raise UserError('parameter image_reliability is best_effort; lockstep waits for every '
+                        'image, so leave it at reliable or set lockstep to false')
+    return reliable
+
+
+def _imperfections(declare, mode: str) -> tuple[Imperfections, int]:
+    """(what the base does wrong, seed of it)."""
+    seed = declare('imperfections.seed', 0, 'the same seed makes the same errors', '', 0, 2**31)
+    strength = declare('imperfections.strength', 0.0, "so many times a small robot's typical "
+                       'errors are added to those below', '', 0.0, 10.0)
+    own = Imperfections(
+        odom_noise_m=declare('imperfections.odom_noise_m', 0.0, 'standard deviation of the random '
+                             'walk of odometry after a metre or a radian', 'm', 0.0, 1.0),
+        odom_noise_deg=declare('imperfections.odom_noise_deg', 0.0, 'the same of its heading',
+                               'deg', 0.0, 45.0),
+        odom_drift=declare('imperfections.odom_drift', 0.0, 'standard deviation of the share by '
+                           'which distances and turns are told too long, drawn once an episode',
+                           '', 0.0, 0.3),
+        odom_drift_deg=declare('imperfections.odom_drift_deg', 0.0, 'standard deviation of the '
+                               'turn told with every metre, drawn once an episode', 'deg', 0.0,
+                               45.0),
+        wheel_slip=declare('imperfections.wheel_slip', 0.0, 'mean share of the motion that the '
+                           'wheels make and the base does not', '', 0.0, 0.9),
+        actuation_delay_s=declare('imperfections.actuation_delay_s', 0.0, 'from cmd_vel to the '
+                                  'wheels', 's', 0.0, 2.0),
+        image_latency_s=declare('imperfections.image_latency_s', 0.0, 'from the stamp of an image '
+                                'to its publication', 's', 0.0, 5.0),
+        image_drop=declare('imperfections.image_drop', 0.0, 'share of images that never come', '',
+                           0.0, 0.9),
+        camera_height_m=declare('imperfections.camera_height_m', 0.0, 'the camera is so much '
+                                'higher than is said', 'm', -1.0, 1.0),
+        camera_pitch_deg=declare('imperfections.camera_pitch_deg', 0.0, 'and looks up by so much',
+                                 'deg', -45.0, 45.0))
+    imperfections = own.plus(strength)
+    if mode == DISCRETE and imperfections.of_motion:
+        raise UserError('mode discrete has no wheels: leave imperfections.strength, those of '
+                        'odometry, wheel_slip and actuation_delay_s at 0, or take mode velocity')
+    return imperfections, seed
+
+
+def _lifted(camera: Camera, by_m: float) -> Camera:
+    if camera.height_m + by_m < 0:
+        raise UserError(f'parameter imperfections.camera_height_m puts a camera of height '
+                        f'{camera.height_m:g} m {-by_m:g} m lower, below the floor')
+    return replace(camera, height_m=camera.height_m + by_m)
 
 
 def _rates(control_hz: float, camera_hz: float) -> tuple[int, int]:
