@@ -86,6 +86,7 @@ def test_graphs_side_by_side_give_one_file(apartments, tmp_path):
     ({'mode': 'flying'}, "'flying'.*discrete, velocity"),
     ({'policy': 'forward'}, 'forward.*without --through-ros'),
     ({'seed': -1}, 'seed is -1'),
+    ({'ray': 'local'}, 'this machine only.*--ray'),
 ])
 def test_what_cannot_be_is_one_line(apartments, tmp_path, changes, told):
     with pytest.raises(UserError, match=told):
