@@ -114,6 +114,8 @@ def ros_mode(config: EvaluateConfig) -> str | None:
     mode = config.mode or MODES[0]
     if mode not in MODES:
         raise UserError(f'mode {mode!r} is unknown; give one of {", ".join(MODES)}')
+    if config.ray:
+        raise UserError('--through-ros runs on this machine only: leave --ray out')
     if config.policy == 'forward':
         raise UserError("policy forward goes as far as its tier's goals are on average, which "
                         'the navigator is not told; evaluate it without --through-ros')

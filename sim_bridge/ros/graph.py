@@ -80,7 +80,8 @@ def environment_parameters(config: EnvironmentConfig) -> dict:
 class Graph:
     """Starts the nodes on entry and ends them on exit, whatever happens in between.
 
-    policy: expert, random, forward, stop or a checkpoint. data: folder that `vlnr1 worlds` wrote.
+    policy: expert, random, forward, stop, a checkpoint, or a server's URL (turn_deg, 30 when left
+    out, must be its model's). data: folder that `vlnr1 worlds` wrote.
     episodes: ids of those that :meth:`results` runs. record_dir: where the bridge records every
     episode (see `record.py`). seed: the navigator's. mode: velocity or discrete. parameters: more
     ROS parameters, {node: {name: value}}.
@@ -113,7 +114,7 @@ class Graph:
 
     def _action_set(self, turn_deg: float | None) -> tuple[float, float]:
         """Forward step and turn that all three nodes must agree on."""
-        if self._policy in BUILT_IN:
+        if self._policy in BUILT_IN or '://' in self._policy:
             return 0.25, float(turn_deg or 30.0)
         self._policy = str(given_or_shipped(self._policy))
         actions = NavigationCard.load(self._policy).action_set
