@@ -57,6 +57,6 @@ echo "Installing into $VENV with $("$python" --version) (minutes the first time)
 # torch first and alone: resolved with the rest, pip may download several of its builds
 step 'PyTorch' --constraint constraints.txt setuptools torch
 step 'ROS 2, simulator, model, training and test tools' --constraint constraints.txt \
-    --no-build-isolation --editable '.[robot,ros,sim,train,test]'
+    --no-build-isolation --editable '.[robot,serve,ros,sim,train,test]'
 # its own list of needs asks for the OpenCV that wants libGL; the sim extra names the rest
 step 'habitat-lab' --no-deps habitat-lab==0.3.320260507

@@ -19,10 +19,16 @@ def shipped(folder):
 
 
 OPENCV = 'opencv-python-headless>=4.8,<5'
+RAY = 'ray>=2.60,<3'
 
 EXTRAS = {
     # on the robot or on the machine beside it: the model and nothing of the simulator
     'robot': [OPENCV, 'torch>=2.6', 'transformers>=5,<6', 'peft>=0.21', 'pillow', 'safetensors'],
+    # on the robot when the model is on another machine: neither torch nor transformers
+    'remote': [OPENCV, 'tokenizers'],
+    # vlnr1 serve on that machine
+    'serve': ['torch>=2.6', 'transformers>=5,<6', 'accelerate', 'pillow', 'safetensors',
+              'fastapi', 'uvicorn', 'openai>=1.98'],
     # ROS 2 Jazzy where it is not installed by apt: unofficial wheels, x86_64 Linux only
     'ros': [
         'ros-jazzy-rclpy[fastrtps]==7.1.6',
@@ -55,7 +61,9 @@ EXTRAS = {
     ],
     'train': [OPENCV, 'torch>=2.6', 'transformers>=5,<6', 'trl>=1.16,<2', 'peft>=0.21',
               'accelerate', 'datasets', 'pillow', 'safetensors', 'tqdm'],
-    'test': ['pytest>=8', 'pytest-timeout', 'ruff', 'psutil'],
+    # evaluation and data generation on many machines
+    'ray': [RAY],
+    'test': ['pytest>=8', 'pytest-timeout', 'ruff', 'psutil', RAY],
 }
 
 setup(

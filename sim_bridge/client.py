@@ -9,9 +9,9 @@ from dataclasses import asdict, replace
 import numpy as np
 import zmq
 
-from sim_bridge import environment, wire
+from sim_bridge import wire
 from sim_bridge.config import EnvironmentConfig, simulator_name
-from sim_bridge.environment import Environment, Episode, Observation
+from sim_bridge.environment import Environment, Episode, Observation, load_episodes
 from sim_bridge.server_process import ServerProcess
 from vlnr1_ros.navigation.errors import UserError
 
@@ -38,7 +38,7 @@ def load_split(config: EnvironmentConfig, habitat_python: str | None = None
     """
     if not habitat_python:
         name = simulator_name(config.simulator)
-        return replace(config, simulator=name), environment.load_episodes(config)
+        return replace(config, simulator=name), load_episodes(config)
     connection = Connection(ServerProcess(habitat_python))
     try:
         name, episodes = connection.ask('load_episodes', asdict(config))
@@ -57,6 +57,7 @@ class Connection:
         self._has_answered = False
         self._socket = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.linger = 0
+        self._socket.sndbuf = self._socket.rcvbuf = wire.BUFFER_BYTES
         self._socket.reconnect_ivl = 10     # ms; it takes a moment until the server listens
         self._socket.connect(process.address)
         self._poller = zmq.Poller()
@@ -96,8 +97,9 @@ class Connection:
                 raise self._failed(f'answered with nonsense: {error}') from None
             if number == wire.NO_REQUEST or status == wire.DEFECT:
                 raise self._failed(f'failed: {value}')
-        self._has_answered = True
-        self._process.connected()
+        if not self._has_answered:
+            self._has_answered = True
+            self._process.connected()
         if status == wire.USER_ERROR:
             raise UserError(value)
         return value

@@ -146,8 +146,10 @@ def _require_habitat_lab() -> None:
 
 
 def _be_quiet() -> None:
-    """Keep gym's notice of its end and habitat-lab's progress out of every program's output."""
+    """Keep gym's notice of its end and habitat's progress out of every program's output."""
     os.environ.setdefault('HABITAT_LAB_LOG', str(logging.WARNING))
+    os.environ.setdefault('HABITAT_SIM_LOG', 'quiet')
+    os.environ.setdefault('MAGNUM_LOG', 'quiet')
     try:
         from gym_notices.notices import notices
     except ImportError:
@@ -210,6 +212,12 @@ def _simulator(config, name):
             overrides.append(f'{_SENSORS}depth_sensor.type=EmbeddedDepthSensor')
         if config.semantic:
             overrides.append(f'{_SENSORS}semantic_sensor.type=EmbeddedSemanticSensor')
+    else:
+        import sim_bridge.habitat_simulator  # noqa: F401  (registers it)
+
+        # the navigation mesh is made anew unless the scene's own is for an agent of this size
+        overrides += ['habitat.simulator.type=CheckedSim-v0',
+                      'habitat.simulator.default_agent_navmesh=True']
     return overrides
 
 

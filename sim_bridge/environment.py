@@ -265,7 +265,8 @@ class Environment:
             return call(*arguments)
         except UserError:
             raise
-        except (OSError, ValueError, KeyError, IndexError) as error:
+        except (OSError, ValueError, KeyError, IndexError, RuntimeError, AssertionError) as error:
+            # habitat-sim reports what it cannot load as an AssertionError (esp/core/Check.h)
             raise UserError(f'scene {scene} cannot be opened ({type(error).__name__}: {error}); '
                             f'{get}') from error
 

@@ -116,6 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     threading.Thread(target=_end_with_client, daemon=True).start()
     socket = zmq.Context.instance().socket(zmq.ROUTER)
     socket.linger = 0
+    socket.sndbuf = socket.rcvbuf = wire.BUFFER_BYTES
     try:
         socket.bind(args.address)
     except zmq.ZMQError as error:

@@ -13,6 +13,8 @@ PROTOCOL = 1
 NAME = b'vlnr1-environment/'
 SMALL_BYTES = 1024
 """Arrays up to this size travel within the msgpack value."""
+BUFFER_BYTES = 1 << 20
+"""Of both ends' sockets, so that an image leaves in one piece."""
 _INLINE, _BESIDE = 1, 2
 
 OK, USER_ERROR, DEFECT = 'ok', 'user error', 'defect'

@@ -73,11 +73,13 @@ class Robot:
     PERIOD_S from a thread; in lockstep :meth:`tick` is called instead.
     """
 
-    def __init__(self, domain_id, lockstep=False, simulated_time=False):
+    def __init__(self, domain_id, lockstep=False, simulated_time=False, stamped=False,
+                 ros_arguments=()):
         os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
         self.context = Context()
         self.context.init(domain_id=domain_id)
-        self.node = rclpy.create_node('base', context=self.context)
+        self.node = rclpy.create_node('base', context=self.context,
+                                      cli_args=['--ros-args', *ros_arguments])
         self.base = Base(period_ns=int(PERIOD_S * 1e9))
         self.commands, self.statuses, self.diagnostics = [], [], []
         self.odometry_on = self.heartbeat_on = self.clock_on = True
@@ -93,8 +95,8 @@ class Robot:
         self.emergency_best_effort = node.create_publisher(Bool, 'emergency_stop', QoSProfile(
             depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
         self.clock = node.create_publisher(Clock, '/clock', 10)
-        node.create_subscription(TwistStamped if lockstep else Twist, 'cmd_vel', self._on_command,
-                                 100)
+        node.create_subscription(TwistStamped if lockstep or stamped else Twist, 'cmd_vel',
+                                 self._on_command, 100)
         node.create_subscription(
             DiagnosticArray, 'plan_status',
             lambda message: self.statuses.append(messages.parse_plan_status(message)), 100)

@@ -1,22 +1,29 @@
 """The driver node over real topics: rules, lockstep, parameters and its end."""
+import importlib
 import math
 import os
 import random
 import signal
+import sys
 import time
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rclpy
 import yaml
 from driver_process import DriverProcess, Robot, odometry_message, wait_until
 from geometry_msgs.msg import PoseStamped, Twist
+from motion_loop import Base
+from nav_msgs.msg import Odometry
 from nav_msgs.msg import Path as PathMessage
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
-from std_msgs.msg import Bool
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo, Image, LaserScan
+from std_msgs.msg import Bool, Header
 from std_srvs.srv import SetBool, Trigger
 
 from vlnr1_ros.motion.config import DriverConfig
@@ -317,6 +324,73 @@ def test_an_exception_stops_the_base_and_not_the_node(context):
     executor.shutdown()
     node.destroy_node()
     base.destroy_node()
+
+
+def test_it_finds_the_event_callbacks_where_humble_has_them(monkeypatch):
+    events = sys.modules['rclpy.event_handler']
+    monkeypatch.setitem(sys.modules, 'rclpy.event_handler', None)
+    monkeypatch.setitem(sys.modules, 'rclpy.qos_event', events)
+    monkeypatch.delitem(sys.modules, 'vlnr1_ros.nodes.driver')
+    module = importlib.import_module('vlnr1_ros.nodes.driver')
+    assert module.SubscriptionEventCallbacks is events.SubscriptionEventCallbacks
+
+
+@pytest.mark.parametrize('topic', ['odom', 'navigator/heartbeat', 'scan'])
+def test_a_safety_topic_that_cannot_be_heard_stops_the_base(context, topic):
+    """In lockstep nothing may be lost; a best-effort publisher is not even connected."""
+    node = DriverNode(context=context, parameter_overrides=[
+        Parameter('lockstep', value=True), Parameter('obstacle_source', value='scan')])
+    other = rclpy.create_node('careless', context=context)
+    kind = {'odom': Odometry, 'scan': LaserScan}.get(topic, Header)
+    assert node._incompatible_publisher() == ''
+    other.create_publisher(kind, topic, 10)
+    careless = other.create_publisher(kind, topic, qos_profile_sensor_data)
+    wait_until(node._incompatible_publisher, 10)
+    why = node._incompatible_publisher()
+    assert f'the QoS of careless, which publishes {topic}, is incompatible' in why
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    driver, message = node._driver, odometry_message(Base(), 10**9)
+    node._on_odometry(message)
+    assert driver.safety.obstacle_to_motion(10**9) == why
+    other.destroy_publisher(careless)
+    wait_until(lambda: not node._incompatible_publisher(), 10)
+    executor.shutdown()
+    node.destroy_node()
+    other.destroy_node()
+
+
+def test_depth_images_are_looked_at_with_their_calibration(context):
+    node = DriverNode(context=context, parameter_overrides=[
+        Parameter('obstacle_source', value='both'), Parameter('depth_z_m', value=0.5)])
+    camera = rclpy.create_node('camera', context=context)
+    image = camera.create_publisher(Image, 'depth/image_raw', qos_profile_sensor_data)
+    info = camera.create_publisher(CameraInfo, 'depth/camera_info', qos_profile_sensor_data)
+    wait_until(lambda: image.get_subscription_count() and info.get_subscription_count(), 10)
+    wall_mm = np.full((48, 64), 1500, np.uint16)
+
+    def seen(message):
+        image.publish(message)
+        taken = []
+        wait_until(lambda: taken.extend(node._range_sensors.take()) or taken, 10)
+        (source, stamp_ns, readings), = taken
+        assert source == 'depth' and stamp_ns == messages.time_ns(message.header.stamp)
+        return readings
+
+    assert 'without depth/camera_info' in seen(messages.image(wall_mm, '16UC1', 1, 'c')).defect
+    calibration = CameraInfo(width=64, height=48)
+    calibration.k = [40.0, 0.0, 32.0, 0.0, 40.0, 24.0, 0.0, 0.0, 1.0]
+    info.publish(calibration)
+    wait_until(lambda: node._range_sensors.take() or node._range_sensors._info, 10)
+    for wall in (messages.image(wall_mm, '16UC1', 2, 'c'),
+                 messages.image(wall_mm.astype(np.float32) / 1000, '32FC1', 3, 'c')):
+        readings = seen(wall)
+        assert not readings.defect
+        assert readings.points[:, 0] == pytest.approx(1.5, abs=1e-3)
+    colour = np.zeros((48, 64, 3), np.uint8)
+    assert "depth encoding 'rgb8'" in seen(messages.image(colour, 'rgb8', 4, 'c')).defect
+    node.destroy_node()
+    camera.destroy_node()
 
 
 def test_the_parameter_file_holds_every_parameter_with_its_default():

@@ -183,6 +183,19 @@ def test_run_again_makes_only_what_is_missing(apartments, replayed, tmp_path, ca
     assert len(after) == 9 and written.items() <= after.items()
 
 
+def test_a_simulator_in_another_interpreter_makes_the_same(apartments, replayed, tmp_path,
+                                                           habitat_python, no_habitat_here):
+    assert call('ego', flags(apartments, tmp_path / 'there', '--episodes', '2',
+                             '--habitat-python', habitat_python)) == 0
+    made = EgoDataset(tmp_path / 'there', apartments.split).episodes
+    here = {record.meta['episode_id']: record.folder for record in replayed.episodes}
+    assert len(made) == 2
+    for record in made:
+        for path in record.folder.iterdir():
+            other = here[record.meta['episode_id']] / path.name
+            assert path.read_bytes() == other.read_bytes(), path.name
+
+
 @pytest.mark.parametrize('change, words', [
     (['--turn-deg', '15'], ["'turn_deg': 30", "'turn_deg': 15"]),
     (['--horizon', '4'], ['horizon 6', '4']),

@@ -221,11 +221,11 @@ def test_another_camera(apartments):
     environment.close()
 
 
-def test_bench_compares_the_parts_of_a_step(apartments, capsys):
+def test_bench_compares_the_parts_of_a_step(apartments, habitat_python, capsys):
     from sim_bridge.bench import main
 
     code = main(['--data', str(apartments.data), '--episodes', '1', '--rounds', '1',
-                 '--camera', '48x48'])
+                 '--camera', '48x48', '--habitat-python', habitat_python])
     printed = capsys.readouterr()
     # whether such small images meet the targets is not the question here
     assert code == ('missed: ' in printed.err)

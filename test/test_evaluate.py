@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 from sim_bridge.environment import load_episodes
@@ -67,6 +69,37 @@ def test_killed_and_resumed_gives_the_same_bytes(apartments, whole, tmp_path):
         file.write('{"episode_id": "half a li')
     evaluate(config(apartments, out))
     assert out.read_bytes() == whole[0].read_bytes()
+
+
+def kill_a_server(out, killed):
+    """Wait for the first lines of a result file, then kill the environment server at work."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not killed:
+        if out.exists() and out.read_bytes().count(b'\n') > 2:
+            for process in psutil.Process().children(recursive=True):
+                if any('/server-' in word for word in process.cmdline()):
+                    process.kill()
+                    killed.append(process.pid)
+        time.sleep(0.002)
+
+
+def test_a_simulator_in_another_interpreter_and_killed_gives_the_same(
+        apartments, whole, tmp_path, habitat_python, no_habitat_here):
+    out, killed = tmp_path / 'there.jsonl', []
+    watcher = threading.Thread(target=kill_a_server, args=(out, killed))
+    watcher.start()
+    settings, lines = evaluate(config(apartments, out, habitat_python=habitat_python))
+    watcher.join()
+    assert len(killed) == 1
+    assert settings == whole[1]
+    for there, here in zip(lines, whole[2], strict=True):
+        assert there.keys() == here.keys()
+        for key, value in here.items():
+            # another compiler rounds distances another way in the last digit
+            wanted = pytest.approx(value, rel=1e-12) if isinstance(value, float) else value
+            assert there[key] == wanted, key
+    if habitat_python == sys.executable:
+        assert out.read_bytes() == whole[0].read_bytes()
 
 
 def test_other_settings_in_the_file_are_refused(apartments, whole):

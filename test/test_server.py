@@ -2,6 +2,7 @@
 
 It runs under a Python 3.9 where `make test` found one, under ours otherwise.
 """
+import dataclasses
 import inspect
 import io
 import math
@@ -10,8 +11,6 @@ import signal
 import socket as sockets
 import subprocess
 import sys
-import threading
-import time
 import zipfile
 from pathlib import Path
 
@@ -38,19 +37,7 @@ from vlnr1_ros.navigation.camera import Camera
 from vlnr1_ros.navigation.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-PYTHON_39 = ROOT / '.venv39/bin/python'
 SMALL = Camera(96, 64, 79.0, 1.0)
-
-
-def is_python_39(path):
-    code = 'import sys; sys.exit(sys.version_info[:2] != (3, 9))'
-    return path.exists() and subprocess.run([path, '-c', code]).returncode == 0
-
-
-@pytest.fixture(scope='module')
-def python():
-    """The interpreter of the servers."""
-    return str(PYTHON_39) if is_python_39(PYTHON_39) else sys.executable
 
 
 @pytest.fixture(scope='module')
@@ -66,18 +53,26 @@ def local(settings):
 
 
 @pytest.fixture(scope='module')
-def remote(settings, python):
-    environment = open_environment(settings, python)
+def remote(settings, habitat_python):
+    environment = open_environment(settings, habitat_python)
     yield environment
     environment.close()
 
 
 @pytest.fixture
-def bare(python, tmp_path):
+def bare(habitat_python, tmp_path):
     """A server without an environment, at an address that others know too."""
-    process = ServerProcess(python, f'ipc://{tmp_path}/s')
+    process = ServerProcess(habitat_python, f'ipc://{tmp_path}/s')
     yield process
     process.close()
+
+
+def answers(connection):
+    """The server is there and reads requests; no habitat-lab is imported for it."""
+    config = dataclasses.asdict(EnvironmentConfig(dataset='/no/such/folder'))
+    with pytest.raises(UserError, match='/no/such/folder.*does not exist'):
+        connection.ask('load_episodes', config)
+    return True
 
 
 def same(one, other):
@@ -90,8 +85,8 @@ def same(one, other):
             assert value == theirs and type(value) is type(theirs), name
 
 
-def test_server_runs_under_python_39(remote, python):
-    if python == sys.executable:
+def test_server_runs_under_python_39(remote, habitat_python):
+    if habitat_python == sys.executable:
         pytest.skip('needs a Python 3.9')
     assert '3.9' in os.path.basename(os.readlink(f'/proc/{remote.pid}/exe'))
 
@@ -113,6 +108,11 @@ def test_same_episodes(local, remote):
         same(one, other)
 
 
+def digits(numbers):
+    """Another compiler rounds distances another way in the last digit."""
+    return pytest.approx(numbers, rel=1e-12)
+
+
 def test_same_actions_same_bytes(local, remote):
     episode_id = local.episodes[3].episode_id
     same(local.reset(episode_id), remote.reset(episode_id))
@@ -124,11 +124,12 @@ def test_same_actions_same_bytes(local, remote):
         assert local.episode_over == remote.episode_over
     for linear, angular in ((0.4, 0.3), (0.5, -1.0), (0.0, 0.0)):
         same(local.move(linear, angular, 0.31), remote.move(linear, angular, 0.31))
-    for call in ('metrics', 'distance_to_goal_m', 'nearest_candidate'):
-        assert getattr(local, call)() == getattr(remote, call)(), call
+    assert local.nearest_candidate() == remote.nearest_candidate()
+    assert local.distance_to_goal_m() == digits(remote.distance_to_goal_m())
+    assert local.metrics() == digits(remote.metrics())
     assert local.top_down_map(100).tobytes() == remote.top_down_map(100).tobytes()
     same(local.step(0), remote.step(0))
-    assert local.metrics() == remote.metrics() and remote.episode_over
+    assert local.metrics() == digits(remote.metrics()) and remote.episode_over
 
 
 def test_images_of_the_server_can_be_written_to(remote):
@@ -150,12 +151,10 @@ def test_user_errors_arrive_word_by_word(local, remote):
         assert texts[0] == texts[1]
     with pytest.raises(UserError, match=r"'tets'.*val_unseen.*vlnr1 worlds"):
         config = EnvironmentConfig(**{**vars(remote.config), 'split': 'tets'})
-        open_environment(config, remote._place[0])
+        open_environment(config, sys.executable)
 
 
 def test_settings_pass_whole(settings):
-    import dataclasses
-
     plain = msgpack.unpackb(msgpack.packb(dataclasses.asdict(settings)))
     assert config_from_dict(plain) == settings
 
@@ -170,33 +169,33 @@ def test_the_archive_holds_what_a_server_needs():
     assert archive() == archive()
 
 
-def test_nothing_of_ours_leaks_into_the_server(python, settings, tmp_path, monkeypatch):
+def test_nothing_of_ours_leaks_into_the_server(habitat_python, tmp_path, monkeypatch):
     (tmp_path / 'zmq.py').write_text('raise ImportError("taken from PYTHONPATH")')
     for name in ('PYTHONPATH', 'LD_LIBRARY_PATH', 'AMENT_PREFIX_PATH',
                  '_ROS_WHEELS_BOOTSTRAP_COMPLETE'):
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    process = ServerProcess(python)
+    process = ServerProcess(habitat_python)
     connection = Connection(process)
-    assert connection.ask('load_episodes', {**vars(settings), 'camera': vars(SMALL)})[1]
+    assert answers(connection)
     assert str(tmp_path) not in Path(f'/proc/{process.pid}/environ').read_text()
     connection.close()
 
 
-def test_hung_or_killed_it_is_started_again(settings, python, capfd):
-    environment = RemoteEnvironment(settings, python, timeout_s=1.0)
+def test_hung_or_killed_it_is_started_again(settings, habitat_python, capfd):
+    environment = RemoteEnvironment(settings, habitat_python, timeout_s=3.0)
     environment.set_render(False)
     episode_id = environment.episodes[5].episode_id
     first = environment.reset(episode_id)
     os.kill(environment.pid, signal.SIGSTOP)
-    with pytest.raises(ServerError, match=r'did not answer within 1 s \(step\)'):
+    with pytest.raises(ServerError, match=r'did not answer within 3 s \(step\)'):
         environment.step(1)
     with pytest.raises(ServerError, match='did not answer'):
         environment.metrics()
     again = environment.reset(episode_id)
     same(first, again)
     assert again.rgb is None
-    assert 'did not answer within 1 s' in capfd.readouterr().err
+    assert 'did not answer within 3 s' in capfd.readouterr().err
     os.kill(environment.pid, signal.SIGSTOP)
     environment.send_step(1)
     os.kill(environment.pid, signal.SIGKILL)
@@ -214,19 +213,20 @@ def script(path, text):
     return str(path)
 
 
-def test_last_lines_are_reported(tmp_path, python, settings):
+def test_last_lines_are_reported(tmp_path, habitat_python, settings):
     broken = script(tmp_path / 'broken', '#!/bin/sh\necho "no such libGL" >&2\nexit 3\n')
     with pytest.raises(UserError, match='exited with code 3.*no such libGL.*habitat-lab'):
         load_split(settings, broken)
     # a wrapper, as conda has; what it starts may outlive it for a second
-    wrapper = script(tmp_path / 'wrapper', f'#!/bin/sh\n"{python}" "$@"\necho "all is lost"\n')
+    wrapper = script(tmp_path / 'wrapper', f'#!/bin/sh\n"{habitat_python}" "$@"\ncode=$?\n'
+                     'echo "all is lost" >&2\nexit $code\n')
     process = ServerProcess(wrapper)
     connection = Connection(process)
-    connection.ask('load_episodes', {**vars(settings), 'camera': vars(SMALL)})
+    assert answers(connection)
     started = psutil.Process(process.pid).children()[0]
-    connection.send('metrics')
     started.kill()
-    with pytest.raises(ServerError, match='its last lines.*all is lost|all is lost'):
+    connection.send('metrics')
+    with pytest.raises(ServerError, match='exited with code 137.*all is lost'):
         connection.receive()
 
 
@@ -240,21 +240,20 @@ def test_missing_modules_are_named(settings, tmp_path):
 
 
 def talk(address, *frames):
-    """Send frames as a stranger, return what comes back within a second."""
+    """Send frames as a stranger, return what comes back."""
     stranger = zmq.Context.instance().socket(zmq.DEALER)
     stranger.linger = 0
     stranger.connect(address)
     stranger.send_multipart(frames)
     try:
-        return stranger.recv_multipart() if stranger.poll(1000) else None
+        return stranger.recv_multipart() if stranger.poll(60_000) else None
     finally:
         stranger.close()
 
 
-def test_garbage_harms_nobody(bare, settings):
+def test_garbage_harms_nobody(bare):
     connection = Connection(bare)
-    plain = {**vars(settings), 'camera': vars(SMALL)}
-    assert connection.ask('load_episodes', plain)
+    assert answers(connection)
     path = bare.address[len('ipc://'):]
     for content in (b'\0', b'GET / HTTP/1.0\r\n\r\n', os.urandom(5000)):
         raw = sockets.socket(sockets.AF_UNIX)
@@ -270,8 +269,8 @@ def test_garbage_harms_nobody(bare, settings):
         assert answer[:2] == [wire.NO_REQUEST, wire.DEFECT] and 'WireError' in answer[2]
     # and a well-formed request of somebody else's
     assert 'another client' in wire.unpack(
-        talk(bare.address, *wire.pack([1, 'load_episodes', [plain]])))[2]
-    assert connection.ask('load_episodes', plain)
+        talk(bare.address, *wire.pack([1, 'load_episodes', [{}]])))[2]
+    assert answers(connection)
 
 
 def test_a_client_of_another_version_is_refused_with_both(bare):
@@ -290,11 +289,11 @@ def test_a_server_that_makes_no_sense_is_ended(tmp_path, settings, answer, told)
         load_split(settings, fake)
 
 
-def test_only_this_machine_unless_told_otherwise(python, settings):
-    def episodes_over(address, **more):
-        connection = Connection(ServerProcess(python, address, **more))
+def test_only_this_machine_unless_told_otherwise(habitat_python):
+    def answers_at(address, **more):
+        connection = Connection(ServerProcess(habitat_python, address, **more))
         try:
-            return connection.ask('load_episodes', {**vars(settings), 'camera': vars(SMALL)})[1]
+            return answers(connection)
         finally:
             connection.close()
 
@@ -302,15 +301,15 @@ def test_only_this_machine_unless_told_otherwise(python, settings):
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
     with pytest.raises(UserError, match='other machines.*--anywhere'):
-        episodes_over(f'tcp://0.0.0.0:{port}')
-    assert episodes_over(f'tcp://127.0.0.1:{port}')
-    assert episodes_over(f'tcp://0.0.0.0:{port}', anywhere=True)
+        Connection(ServerProcess(habitat_python, f'tcp://0.0.0.0:{port}')).ask('metrics')
+    assert answers_at(f'tcp://127.0.0.1:{port}')
+    assert answers_at(f'tcp://0.0.0.0:{port}', anywhere=True)
 
 
-def test_server_ends_with_a_killed_client(python):
+def test_server_ends_with_a_killed_client(habitat_python):
     code = ('import sys, time\nfrom sim_bridge.server_process import ServerProcess\n'
             'print(ServerProcess(sys.argv[1]).pid, flush=True)\ntime.sleep(100)\n')
-    killed = subprocess.Popen([sys.executable, '-c', code, python], cwd=ROOT,
+    killed = subprocess.Popen([sys.executable, '-c', code, habitat_python], cwd=ROOT,
                               stdout=subprocess.PIPE, text=True)
     server = psutil.Process(int(killed.stdout.readline()))
     killed.kill()
@@ -318,8 +317,8 @@ def test_server_ends_with_a_killed_client(python):
     server.wait(20)
 
 
-def test_environments_that_step_together(settings, python, local):
-    vector = EnvironmentVector(settings, python, 2)
+def test_environments_that_step_together(settings, habitat_python, local):
+    vector = EnvironmentVector(settings, habitat_python, 2)
     ids = [local.episodes[1].episode_id, local.episodes[-1].episode_id]
     plans = [[1, 2, 1, 1], [3, 3, 1, 2]]
     seen = [vector.reset(ids), *(vector.step(list(actions)) for actions in zip(*plans))]
@@ -328,60 +327,3 @@ def test_environments_that_step_together(settings, python, local):
         for one, other in zip(expected, seen):
             same(one, other[which])
     vector.close()
-
-
-@pytest.fixture
-def no_habitat_here(tmp_path, monkeypatch):
-    """This process, and the workers it spawns, cannot import habitat-lab."""
-    (tmp_path / 'hidden').mkdir()
-    (tmp_path / 'hidden/habitat.py').write_text('raise ImportError("not for this interpreter")')
-    monkeypatch.syspath_prepend(str(tmp_path / 'hidden'))
-    monkeypatch.setitem(sys.modules, 'habitat', None)
-
-
-def kill_first_server(out, killed):
-    """Wait for the first lines of a result file, then kill the server at work."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not killed:
-        if out.exists() and out.read_bytes().count(b'\n') > 3:
-            for process in psutil.Process().children(recursive=True):
-                if any('vlnr1_ros/server-' in word for word in process.cmdline()):
-                    process.kill()
-                    killed.append(process.pid)
-        time.sleep(0.002)
-
-
-def test_evaluation_in_another_interpreter(apartments, python, tmp_path, request):
-    from training.evaluate import EvaluateConfig, evaluate
-
-    def run(name, **changes):
-        out = tmp_path / name
-        evaluate(EvaluateConfig(policy='random', data=str(apartments.data), workers=1,
-                                out=str(out), **changes))
-        return out.read_bytes()
-
-    expected = run('here.jsonl')
-    request.getfixturevalue('no_habitat_here')
-    killed = []
-    watcher = threading.Thread(target=kill_first_server, args=(tmp_path / 'there.jsonl', killed))
-    watcher.start()
-    assert run('there.jsonl', habitat_python=python) == expected
-    watcher.join()
-    assert len(killed) == 1
-
-
-def test_samples_from_another_interpreter(apartments, python, tmp_path, request):
-    from training.ego import generate
-    from training.ego_files import EgoSettings
-
-    def run(name, **more):
-        done = generate(EgoSettings(camera=SMALL, frame_width=96, frame_height=64,
-                                    image_format='npy'), str(apartments.data), apartments.split,
-                        tmp_path / name, 1, ['room'], 2, **more)
-        assert done['episodes'] == 2
-        return {p.relative_to(tmp_path / name): p.read_bytes()
-                for p in sorted((tmp_path / name).rglob('*')) if p.is_file()}
-
-    expected = run('here')
-    request.getfixturevalue('no_habitat_here')
-    assert run('there', habitat_python=python) == expected

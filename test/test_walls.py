@@ -20,7 +20,8 @@ MAY_IMPORT = {
                         'vlnr1_ros.nodes.runtime', 'vlnr1_ros.resources', 'vlnr1_ros.command'},
     'vlnr1_ros.resources': {'vlnr1_ros.navigation'},
     'vlnr1_ros.command': {'vlnr1_ros.navigation'},
-    'vlnr1_ros.doctor': {'vlnr1_ros', 'vlnr1_ros.navigation', 'vlnr1_ros.resources'},
+    'vlnr1_ros.doctor': {'vlnr1_ros', 'vlnr1_ros.navigation', 'vlnr1_ros.policy',
+                         'vlnr1_ros.resources'},
     # names modules of every part as strings only, and imports them when called
     'vlnr1_ros.__main__': {'vlnr1_ros', 'vlnr1_ros.command'},
     'sim_bridge': {'vlnr1_ros.navigation', 'vlnr1_ros.resources', 'vlnr1_ros.command'},

@@ -19,13 +19,17 @@ from tqdm import tqdm
 from sim_bridge.benchmarks import APARTMENTS, LANGUAGES, PRESETS, ROLES, preset, some_of
 from sim_bridge.client import load_split, open_environment
 from sim_bridge.config import EnvironmentConfig
+from training import ray_workers
 from training.ego_collect import Expert, Learner, Noisy, collect
 from training.ego_files import (
     IMAGE_FORMATS,
+    EgoEpisode,
     EgoSettings,
+    episode_files,
     episode_folder,
     remove_partials,
     write_episode,
+    write_files,
 )
 from training.episode import check_actions
 from training.workers import run_tasks
@@ -52,15 +56,29 @@ class Collector:
 
     def __call__(self, episode_id: str) -> int:
         """Write one episode; returns its number of frames, 0 when it was dropped."""
-        episode = collect(self._environment, episode_id, self._behaviour, self._settings)
+        episode = self.collect(episode_id)
         if episode is None:
             return 0
         write_episode(self._root, self._split, episode, self._settings.image_format)
         return len(episode.frames)
 
+    def collect(self, episode_id: str) -> EgoEpisode | None:
+        """Make one episode."""
+        return collect(self._environment, episode_id, self._behaviour, self._settings)
+
     def close(self) -> None:
         """Free the simulator."""
         self._environment.close()
+
+
+class Sender(Collector):
+    """A Collector on another machine, whose episodes travel to the one that writes them."""
+
+    def __call__(self, episode_id: str) -> tuple | None:
+        """(episode id, trajectory id, files, number of frames), None when it was dropped."""
+        episode = self.collect(episode_id)
+        return episode and (episode.episode_id, episode.trajectory_id, list(
+            episode_files(episode, self._settings.image_format)), len(episode.frames))
 
 
 def environment_config(settings: EgoSettings, data: str, split: str) -> EnvironmentConfig:
@@ -112,9 +130,10 @@ def groups(episodes: list) -> list[list[str]]:
 
 def generate(settings: EgoSettings, data: str, split: str, root: Path, workers: int,
              tiers: list[str] | None = None, count: int | None = None,
-             habitat_python: str | None = None) -> dict[str, int]:
+             habitat_python: str | None = None, ray: str | None = None) -> dict[str, int]:
     """Make the samples that are still missing; returns numbers of episodes and frames.
 
+    ray: address of a Ray cluster whose machines make them (0 workers: one a CPU).
     Raises UserError on missing data, on other settings than the folder's, and on a full disk.
     """
     settings.check(root)
@@ -129,7 +148,8 @@ def generate(settings: EgoSettings, data: str, split: str, root: Path, workers: 
     frames = []
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit='episode',
               desc=f'{split} -> {root}') as bar:
-        for made in _run(groups(missing), (settings, data, split, root, habitat_python), workers):
+        arguments = (settings, os.path.abspath(data), split, root, habitat_python)
+        for made in _run(groups(missing), arguments, workers, ray):
             frames.append(made)
             bar.set_postfix(frames=sum(frames), refresh=False)
             bar.update()
@@ -137,24 +157,34 @@ def generate(settings: EgoSettings, data: str, split: str, root: Path, workers: 
             'dropped': sum(n == 0 for n in frames), 'kept': len(wanted) - len(missing)}
 
 
-def _run(portions, arguments, workers):
-    """Frames of each episode as it ends. One worker is this very process, unless its simulator
-    is in yet another one, which may die and have its episode run again."""
-    *_, habitat_python = arguments
-    if workers == 1 and not habitat_python:
+def _run(portions, arguments, workers, ray):
+    """Frames of each episode as it ends. One worker without Ray is this very process, unless its
+    simulator is in yet another one, which may die and have its episode run again."""
+    _, _, split, root, habitat_python = arguments
+    if workers == 1 and not ray and not habitat_python:
         if portions:
             collector = Collector(*arguments)
             yield from (collector(episode_id) for ids in portions for episode_id in ids)
             collector.close()
         return
-    outcomes = run_tasks(portions, Collector, arguments, workers)
+    outcomes = (ray_workers.run_tasks(portions, Sender, arguments, workers, ray) if ray
+                else run_tasks(portions, Collector, arguments, workers))
     try:
         for outcome in outcomes:
             if outcome.error:
                 raise UserError(outcome.error.removeprefix('UserError: '))
-            yield outcome.result
+            yield _write(root, split, outcome.result) if ray else outcome.result
     finally:
         outcomes.close()
+
+
+def _write(root, split, sent):
+    """Write what a Sender sent; returns its number of frames."""
+    if sent is None:
+        return 0
+    episode_id, trajectory_id, files, frames = sent
+    write_files(root, split, episode_id, trajectory_id, files)
+    return frames
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -200,7 +230,11 @@ def _parser() -> argparse.ArgumentParser:
     add('--beta', type=float, default=0.0, help='chance that the expert takes a decision over')
     add('--max-steps', type=int, help='frames per episode at most (default: 250, R2R and RxR 500)')
     add('--seed', type=int, default=0, help='of noise, policy and drawn episodes')
-    add('--workers', type=int, default=1, help='processes (default: 1)')
+    add('--workers', type=int, help='processes (default: 1; with --ray one a CPU)')
+    add('--ray', metavar='ADDRESS', help='make them on the Ray cluster at this address: auto,\n'
+        'HOST:PORT or ray://HOST:PORT, or local to start one here. Every machine needs the\n'
+        'same code, and DATA and the checkpoint at the same absolute paths; samples are\n'
+        'written here')
     add('--habitat-python', help='Python interpreter that has habitat-lab (default: this one)')
     add('--export', type=Path, help='then write the samples as conversation JSON to this file')
     add('--card', help='checkpoint whose prompt and history sampler the export takes')
@@ -241,15 +275,16 @@ def main(argv: list[str] | None = None) -> int:
     if not args.data and not args.export:
         raise UserError('nothing to do; give --data to make samples or --export to write the '
                         'conversation JSON')
-    if args.workers < 1 or (args.episodes is not None and args.episodes < 1):
+    if any(number is not None and number < 1 for number in (args.workers, args.episodes)):
         raise UserError('--workers and --episodes are whole numbers from 1')
     if args.beta and not args.policy:
         raise UserError('--beta shares decisions between expert and policy; give --policy too')
     # Two busy threads fighting over a core are slower than one.
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     if args.data:
-        done = generate(_settings(args), args.data, args.split, args.out, args.workers,
-                        args.tier, args.episodes, args.habitat_python)
+        workers = args.workers or (0 if args.ray else 1)
+        done = generate(_settings(args), args.data, args.split, args.out, workers,
+                        args.tier, args.episodes, args.habitat_python, args.ray)
         print(f'{done["episodes"]} episodes with {done["frames"]} frames made, '
               f'{done["kept"]} were there, {done["dropped"]} dropped: {args.out}')
     if args.export:

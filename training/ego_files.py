@@ -17,6 +17,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Iterable, Iterator
 
 import cv2
 import numpy as np
@@ -142,11 +143,18 @@ def episode_folder(root: Path, split: str, episode_id: str, trajectory_id: str) 
 
 def write_episode(root: Path, split: str, episode: EgoEpisode, image_format: str) -> Path:
     """Write an episode under a temporary name and rename it; UserError when the disk is full."""
-    final = episode_folder(root, split, episode.episode_id, episode.trajectory_id)
+    return write_files(root, split, episode.episode_id, episode.trajectory_id,
+                       episode_files(episode, image_format))
+
+
+def write_files(root: Path, split: str, episode_id: str, trajectory_id: str,
+                files: Iterable[tuple[str, bytes]]) -> Path:
+    """write_episode for what episode_files gave, wherever it was made."""
+    final = episode_folder(root, split, episode_id, trajectory_id)
     partial = root / split / f'{PARTIAL_PREFIX}{os.getpid()}_{final.parent.name}_{final.name}'
     try:
         partial.mkdir(parents=True)
-        for name, data in _files(episode, image_format):
+        for name, data in files:
             (partial / name).write_bytes(data)
         final.parent.mkdir(exist_ok=True)
         os.rename(partial, final)
@@ -157,7 +165,8 @@ def write_episode(root: Path, split: str, episode: EgoEpisode, image_format: str
     return final
 
 
-def _files(episode: EgoEpisode, image_format: str):
+def episode_files(episode: EgoEpisode, image_format: str) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of every file of an episode's folder."""
     yield 'instruction.txt', episode.instruction.encode()
     yield 'action_list.json', json.dumps([int(a) for a in episode.actions]).encode()
     yield 'labels.json', json.dumps([[int(a) for a in row] for row in episode.labels]).encode()
@@ -165,7 +174,7 @@ def _files(episode: EgoEpisode, image_format: str):
     if image_format == 'npy':
         buffer = io.BytesIO()
         np.save(buffer, np.stack(episode.frames))
-        yield 'frames.npy', buffer.getbuffer()
+        yield 'frames.npy', buffer.getvalue()
     else:
         for i, frame in enumerate(episode.frames):
             yield f'step_{i}.jpg', encode_jpeg(frame)

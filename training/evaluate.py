@@ -6,9 +6,10 @@
     vlnr1 evaluate --policy models/nano --through-ros --mode velocity
     vlnr1 evaluate --config evaluate.yaml --policy expert
 
-Policies: a checkpoint folder, or random, forward (as far as the tier's goals are on average),
-stop, expert. A run that was cut short continues where it stopped; its result file is the same as
-if it had not been. `vlnr1 report FILE...` makes the tables again.
+Policies: a checkpoint folder, the URL of a server (http://HOST:8000/v1?card=FOLDER), or random,
+forward (as far as the tier's goals are on average), stop, expert. A run that was cut short
+continues where it stopped; its result file is the same as if it had not been.
+`vlnr1 report FILE...` makes the tables again.
 """
 from __future__ import annotations
 
@@ -25,14 +26,15 @@ from sim_bridge.benchmarks import APARTMENTS, LANGUAGES, PRESETS, ROLES, preset,
 from sim_bridge.client import load_split, open_environment
 from sim_bridge.config import EnvironmentConfig
 from sim_bridge.environment import Episode
-from training import results
+from training import ray_workers, results
 from training.episode import ExpertPolicy, check_actions, run_episode
 from training.workers import run_tasks
 from vlnr1_ros.navigation.actions import Action, ActionSet
 from vlnr1_ros.navigation.camera import Camera
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
-from vlnr1_ros.policy.load import BASELINES, load_policy
+from vlnr1_ros.policy.load import BASELINES, is_url, load_policy
+from vlnr1_ros.policy.remote import Server
 from vlnr1_ros.resources import given_or_shipped
 
 EXPERT = 'expert'
@@ -49,7 +51,7 @@ class EvaluateConfig:
     """What `vlnr1 evaluate` runs."""
 
     policy: str = field(metadata={'help':
-        'checkpoint folder, or random, forward, stop, expert'})
+        "checkpoint folder, a server's URL, or random, forward, stop, expert"})
     split: str = field(default='val_unseen', metadata={'help': 'which episodes'})
     episodes: int = field(default=200, metadata={'help':
         'this many a tier, drawn by the seed (0: all). A larger number holds the smaller one'})
@@ -70,6 +72,10 @@ class EvaluateConfig:
     languages: Optional[list[str]] = field(default=None, metadata={'help':
         "of RxR: en-US, en-IN, hi-IN, te-IN. Default: the preset's (en-US en-IN)"})
     workers: int = field(default=0, metadata={'help': 'processes (0: one a core)'})
+    ray: Optional[str] = field(default=None, metadata={'help':
+        'run the episodes on the Ray cluster at this address: auto, HOST:PORT or '
+        'ray://HOST:PORT, or local to start one here. Every machine needs the same code, and '
+        'DATA and the checkpoint at the same absolute paths; results are written here'})
     out: Optional[str] = field(default=None, metadata={'help':
         'result file. Default: results/POLICY_SPLIT[_swap][_ros_MODE].jsonl, with the preset '
         "before the split's name"})
@@ -141,7 +147,7 @@ class Runner:
         self._job = job
         self._environment = open_environment(job.environment, job.habitat_python)
         # images are nine tenths of a step, and these policies look at none
-        self._environment.set_render(os.path.isdir(job.policy) and not job.card.blind)
+        self._environment.set_render(_folder(job.policy) is not None and not job.card.blind)
         self._policies: dict = {}
 
     def __call__(self, episode_id: str) -> dict:
@@ -201,6 +207,8 @@ def _policy(job, environment, tier):
         return load_policy('forward', card=job.card, distance_m=job.forward_m_of_tier[tier])
     if job.policy in BASELINES:
         return load_policy(job.policy, card=job.card)
+    if is_url(job.policy):
+        return load_policy(job.policy)
     return load_policy(job.policy, device=job.device)
 
 
@@ -234,7 +242,7 @@ def evaluate(config: EvaluateConfig) -> tuple[dict, list[dict]]:
     environment = _environment_config(config, card)
     check_actions(card, environment)
     # baselines have a card for form's sake and look at nothing
-    for difference in card.camera.differences(environment.camera) if os.path.isdir(policy) else ():
+    for difference in card.camera.differences(environment.camera) if _folder(policy) else ():
         print(f'warning: {difference}', file=sys.stderr)
     environment, everything = load_split(environment, config.habitat_python)
     chosen = choose(everything, config.tier, config.episodes, config.seed)
@@ -250,19 +258,19 @@ def evaluate(config: EvaluateConfig) -> tuple[dict, list[dict]]:
     job = _Job(policy, card, environment, config.swap, config.seed, config.device,
                distances, config.habitat_python, _mode(config))
     settings = _settings(config, job)
-    lines = _run(job, chosen, results.ResultFile(_out(config), settings), config.workers)
+    lines = _run(job, chosen, results.ResultFile(_out(config), settings), config)
     return settings, lines
 
 
-def _run(job, chosen, file, workers):
+def _run(job, chosen, file, config):
     from tqdm import tqdm
 
     ids = [e.episode_id for e in chosen]
     missing = [e for e in chosen if e.episode_id not in file]
-    outcomes = run_tasks(_groups(missing), _start, (job,), workers or os.cpu_count() or 1)
+    outcomes = _outcomes(_groups(missing), job, config)
     try:
         with tqdm(total=len(ids), initial=len(ids) - len(missing), unit='episode',
-                  desc=Path(job.policy).name, mininterval=0.2 if sys.stderr.isatty() else 30,
+                  desc=_name(job.policy), mininterval=0.2 if sys.stderr.isatty() else 30,
                   miniters=1) as bar:
             for outcome in outcomes:
                 file.add(outcome.result or {'episode_id': outcome.task, 'error': outcome.error})
@@ -273,6 +281,13 @@ def _run(job, chosen, file, workers):
         outcomes.close()
         file.close()
     return file.lines(ids)
+
+
+def _outcomes(groups, job, config):
+    if config.ray:
+        gpu = (config.device or '').startswith('cuda')
+        return ray_workers.run_tasks(groups, _start, (job,), config.workers, config.ray, gpu)
+    return run_tasks(groups, _start, (job,), config.workers or os.cpu_count() or 1)
 
 
 def _start(job):
@@ -325,18 +340,32 @@ def _check(config):
 
 
 def _card_and_policy(config):
-    """(card, policy name or absolute checkpoint folder)."""
+    """(card, policy name, server's URL or absolute checkpoint folder)."""
     if config.policy == EXPERT or config.policy in BASELINES:
         actions = ActionSet(config.forward_m, config.turn_deg)
         # nobody looks at these frames: they are kept small
         card = NavigationCard(action_set=actions, frame_width=8, frame_height=8)
         return card, config.policy
+    if is_url(config.policy):
+        return NavigationCard.load(_folder(config.policy)), config.policy
     try:
         folder = given_or_shipped(config.policy)
     except UserError as error:
         raise UserError(f'policy {config.policy!r} is none of {EXPERT}, {", ".join(BASELINES)}, '
                         f'nor a checkpoint: {error}') from None
     return NavigationCard.load(folder), str(folder)
+
+
+def _folder(policy):
+    """Absolute folder of a policy's card, None for policies without one."""
+    if is_url(policy):
+        return str(given_or_shipped(Server.parse(policy).card))
+    return policy if os.path.isdir(policy) else None
+
+
+def _name(policy):
+    """What a policy is called in file names."""
+    return f'{Path(_folder(policy)).name}_remote' if is_url(policy) else Path(policy).name
 
 
 def _environment_config(config, card):
@@ -347,7 +376,7 @@ def _environment_config(config, card):
                          else (camera.width, camera.height))
     except ValueError:
         raise UserError(f'camera {config.camera!r} is no WIDTHxHEIGHT such as 224x224') from None
-    data = Path(config.data)
+    data = Path(config.data).absolute()
     return EnvironmentConfig(
         dataset=str(data / 'datasets' / config.dataset), split=config.split,
         scenes_dir=str(data / 'scene_datasets'),
@@ -376,7 +405,7 @@ def _mean_distances(episodes):
 
 def _out(config):
     benchmark = '' if config.preset == APARTMENTS.name else f'_{config.preset}'
-    name = (Path(config.policy).name + f'{benchmark}_{config.split}'
+    name = (_name(config.policy) + f'{benchmark}_{config.split}'
             + ('_swap' if config.swap else '')
             + (f'_ros_{_mode(config)}' if config.through_ros else ''))
     return config.out or str(Path('results') / f'{name}.jsonl')
@@ -407,10 +436,11 @@ def _fingerprint(policy):
 
     Size and first bytes of every file: reading 15 GB for each run would take longer than the run.
     """
-    if not os.path.isdir(policy):
+    folder = _folder(policy)
+    if folder is None:
         return None
     digest = hashlib.sha256()
-    for path in sorted(Path(policy).glob('*')):
+    for path in sorted(Path(folder).glob('*')):
         if path.suffix in ('.json', '.safetensors'):
             with open(path, 'rb') as file:
                 digest.update(f'{path.name} {path.stat().st_size}'.encode())

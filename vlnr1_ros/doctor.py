@@ -1,6 +1,7 @@
 """vlnr1 doctor: what is installed, what is missing, what to do about it.
 
     vlnr1 doctor
+    vlnr1 doctor --server 'http://gpu:8000/v1?card=FOLDER'
 
 Ends with 0 unless something that is installed is broken. Imports nothing heavy, so that it also
 runs where everything is missing.
@@ -150,16 +151,30 @@ def check_disk() -> Finding:
     return Finding('disk', OK, text)
 
 
+def check_server(url: str) -> Finding:
+    """Whether the server of a remote policy answers."""
+    from vlnr1_ros.policy.remote import Server
+
+    try:
+        server = Server.parse(url)
+        models = server.models()
+    except UserError as error:
+        return Finding('server', WRONG, str(error), 'start it, open its port, correct the URL')
+    return Finding('server', OK, f'{server.base} answers'
+                   + (f', it has {", ".join(models)}' if models else ''))
+
+
 def examine() -> list[Finding]:
     return [check_python(), *check_packages(), *check_opencv(), check_simulator(), check_gpu(),
             *check_ros_environment(), check_nano(), check_disk()]
 
 
 def main(argv: list[str] | None = None) -> int:
-    argparse.ArgumentParser(prog='vlnr1 doctor', description=__doc__.split('\n\n')[0]
-                            ).parse_args(argv)
+    parser = argparse.ArgumentParser(prog='vlnr1 doctor', description=__doc__.split('\n\n')[0])
+    parser.add_argument('--server', metavar='URL', help='of a remote policy: does it answer?')
+    args = parser.parse_args(argv)
     print(f'vlnr1_ros {__version__} in {Path(__file__).resolve().parent}')
-    findings = examine()
+    findings = examine() + ([check_server(args.server)] if args.server else [])
     for finding in findings:
         print(f'{finding.state:>8}  {finding.about}: {finding.what}')
         if finding.remedy:

@@ -1,10 +1,14 @@
 """Reads the part of binary glTF 2.0 that a textured, static scene needs.
 
 Specification: https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html (3.5 to 3.9 and 4.4).
+A texture that is missing or cannot be decoded leaves the colour of its material, as in
+habitat-sim. Vertex colours show where there is no texture. Lines and points are passed over;
+compressed geometry and textures are refused with the remedy.
 """
 from __future__ import annotations
 
 import json
+import logging
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +17,24 @@ from typing import Optional
 import cv2
 import numpy as np
 
+from sim_bridge.embedded import vertex_colours
 from vlnr1_ros.navigation.errors import UserError
 
 _COMPONENTS = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5125: np.uint32,
                5126: np.float32}
 _WIDTHS = {'SCALAR': 1, 'VEC2': 2, 'VEC3': 3, 'VEC4': 4, 'MAT4': 16}
-_TRIANGLES = 4
+_TRIANGLES, _SURFACES = 4, (4, 5, 6)
+_MANY_LEVELS = 32
+_FROM_BLENDER = 'open it in Blender and export it as .glb without compression'
+_REMEDIES = {
+    'KHR_draco_mesh_compression': _FROM_BLENDER,
+    'EXT_meshopt_compression': 'export it again without compression (gltfpack without -c)',
+    'KHR_texture_basisu': 'take the variant with PNG or JPEG textures (HM3D has one: its glb '
+                          'archives), convert with "gltf-transform ktxdecompress", or use '
+                          'habitat-sim, which reads it',
+    'EXT_texture_webp': 'export it again with PNG or JPEG textures',
+}
+_HARMLESS = ('KHR_materials_', 'KHR_lights_', 'KHR_mesh_quantization', 'KHR_texture_transform')
 _JSON_CHUNK, _BINARY_CHUNK = 0x4E4F534A, 0x004E4942
 
 
@@ -32,10 +48,31 @@ class Mesh:
     uv: Optional[np.ndarray] = None  # (V, 2) float32, (0, 0) = top left of the image
     image: Optional[np.ndarray] = None  # (H, W, 3) uint8 RGB; None = light grey
     two_sided: bool = False
+    levels: int = _MANY_LEVELS       # how many mip levels of the image mean something
+
+
+@dataclass
+class _Material:
+    colour: np.ndarray               # (3,) float32 factor of the base colour
+    image: Optional[np.ndarray] = None  # (H, W, 3) uint8 with the factor applied
+    uv_set: int = 0
+    uv_scale: tuple = (1.0, 1.0)
+    uv_offset: tuple = (0.0, 0.0)
+    two_sided: bool = False
+
+    def plain(self):
+        """An image of the colour alone."""
+        return np.round(np.full((1, 1, 3), 255, np.uint8) * self.colour).astype(np.uint8)
+
+    def uv(self, values):
+        """Texture coordinates (V, 2) float32 with KHR_texture_transform applied."""
+        return (values.astype(np.float32) * np.float32(self.uv_scale)
+                + np.float32(self.uv_offset))
 
 
 class _Glb:
-    def __init__(self, data):
+    def __init__(self, data, folder):
+        data = memoryview(data)    # slices of it are not copies
         if len(data) < 20:
             raise ValueError(f'only {len(data)} bytes long')
         magic, version, total = struct.unpack_from('<4sII', data)
@@ -54,9 +91,12 @@ class _Glb:
             raise ValueError('no JSON chunk')
         self.doc = json.loads(bytes(chunks[_JSON_CHUNK]))
         self.binary = chunks.get(_BINARY_CHUNK, b'')
-        if self.doc.get('extensionsRequired'):
-            raise ValueError(f'requires {", ".join(self.doc["extensionsRequired"])}, which is not '
-                             'supported: export without compression')
+        for extension in self.doc.get('extensionsRequired', ()):
+            if not extension.startswith(_HARMLESS):
+                remedy = _REMEDIES.get(extension, 'export it without that extension')
+                raise ValueError(f'it requires {extension}, which the embedded simulator does not '
+                                 f'read: {remedy}')
+        self._folder = folder
         self._materials = {}
 
     def bytes_of(self, view_index):
@@ -83,28 +123,47 @@ class _Glb:
         return values
 
     def image_of(self, texture_index):
-        source = self.doc['textures'][texture_index].get('source')
-        if source is None or 'bufferView' not in self.doc['images'][source]:
-            raise ValueError(f'texture {texture_index} is not a PNG or JPEG packed into the .glb')
-        raw, _ = self.bytes_of(self.doc['images'][source]['bufferView'])
-        image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
-        if image is None:
-            raise ValueError(f'image {source} cannot be decoded: only PNG and JPEG are supported')
-        return np.ascontiguousarray(image[:, :, ::-1])
+        """(H, W, 3) uint8 RGB, None when the picture is missing or cannot be decoded."""
+        texture = self.doc['textures'][texture_index]
+        if 'source' not in texture:
+            for extension in texture.get('extensions', ()):
+                raise ValueError(f'texture {texture_index} is only there as {extension}: '
+                                 + _REMEDIES.get(extension, 'export it with PNG or JPEG'))
+            return None
+        spec = self.doc['images'][texture['source']]
+        if 'bufferView' in spec:
+            raw = np.frombuffer(self.bytes_of(spec['bufferView'])[0], np.uint8)
+        else:
+            path = self._folder / spec.get('uri', '')
+            raw = np.fromfile(path, np.uint8) if path.is_file() else np.zeros(0, np.uint8)
+        image = cv2.imdecode(raw, cv2.IMREAD_COLOR) if raw.size else None
+        return None if image is None else np.ascontiguousarray(image[:, :, ::-1])
 
     def material(self, index):
-        """(image, texture coordinate set, two_sided)"""
+        """The _Material of a number, read once."""
         if index not in self._materials:
-            material = self.doc['materials'][index]
-            surface = material.get('pbrMetallicRoughness', {})
-            factor = np.array(surface.get('baseColorFactor', (1, 1, 1, 1))[:3], np.float32)
+            spec = self.doc['materials'][index]
+            surface = spec.get('pbrMetallicRoughness', {})
+            colour = np.array(surface.get('baseColorFactor', (1, 1, 1, 1))[:3], np.float32)
+            material = _Material(colour, two_sided=spec.get('doubleSided', False))
             texture = surface.get('baseColorTexture')
-            image = (np.full((1, 1, 3), 255, np.uint8) if texture is None
-                     else self.image_of(texture['index']))
-            if (factor != 1).any():
-                image = np.round(image * factor).astype(np.uint8)
-            self._materials[index] = (image, (texture or {}).get('texCoord', 0),
-                                      material.get('doubleSided', False))
+            if texture is not None:
+                image = self.image_of(texture['index'])
+                if image is None:
+                    logging.getLogger(__name__).warning(
+                        'material %s has no texture that can be read: its colour is shown',
+                        spec.get('name', index))
+                elif (colour != 1).any():
+                    image = np.round(image * colour).astype(np.uint8)
+                moved = texture.get('extensions', {}).get('KHR_texture_transform', {})
+                if moved.get('rotation'):
+                    raise ValueError(f'material {index} turns its texture (KHR_texture_transform '
+                                     'rotation), which is not supported: apply it to the UVs')
+                material.image = image
+                material.uv_set = moved.get('texCoord', texture.get('texCoord', 0))
+                material.uv_scale = tuple(moved.get('scale', (1.0, 1.0)))
+                material.uv_offset = tuple(moved.get('offset', (0.0, 0.0)))
+            self._materials[index] = material
         return self._materials[index]
 
     def placed_nodes(self):
@@ -128,24 +187,53 @@ class _Glb:
     def meshes(self):
         for name, mesh_index, matrix in self.placed_nodes():
             for primitive in self.doc['meshes'][mesh_index]['primitives']:
-                if primitive.get('mode', _TRIANGLES) != _TRIANGLES:
-                    raise ValueError(f'node {name} holds something else than triangles')
-                attributes = primitive['attributes']
-                vertices = self.accessor(attributes['POSITION']) @ matrix[:3, :3].T + matrix[:3, 3]
-                faces = (self.accessor(primitive['indices']) if 'indices' in primitive
-                         else np.arange(len(vertices))).reshape(-1, 3).astype(np.int32)
-                if faces.size and not 0 <= faces.min() <= faces.max() < len(vertices):
-                    raise ValueError(f'node {name} has a face that refers to a missing vertex')
-                if not np.isfinite(vertices).all():
-                    raise ValueError(f'node {name} has a vertex that is not a finite number')
-                if np.linalg.det(matrix[:3, :3]) < 0:
-                    faces = faces[:, ::-1]
-                image, uv_set, two_sided = (self.material(primitive['material'])
-                                            if 'material' in primitive else (None, 0, False))
-                uv = attributes.get(f'TEXCOORD_{uv_set}')
-                yield Mesh(name, vertices.astype(np.float32), faces,
-                           None if uv is None else self.accessor(uv).astype(np.float32), image,
-                           two_sided)
+                mode = primitive.get('mode', _TRIANGLES)
+                if mode in _SURFACES and 'POSITION' in primitive['attributes']:
+                    yield from self._surface(name, primitive, mode, matrix)
+
+    def _surface(self, name, primitive, mode, matrix):
+        attributes = primitive['attributes']
+        vertices = self.accessor(attributes['POSITION']) @ matrix[:3, :3].T + matrix[:3, 3]
+        order = (self.accessor(primitive['indices']).ravel() if 'indices' in primitive
+                 else np.arange(len(vertices)))
+        faces = _faces(order, mode)
+        if faces.size and not 0 <= faces.min() <= faces.max() < len(vertices):
+            raise ValueError(f'node {name} has a face that refers to a missing vertex')
+        if not np.isfinite(vertices).all():
+            raise ValueError(f'node {name} has a vertex that is not a finite number')
+        if np.linalg.det(matrix[:3, :3]) < 0:
+            faces = faces[:, ::-1]
+        vertices = vertices.astype(np.float32)
+        material = self.material(primitive['material']) if 'material' in primitive else None
+        two_sided = material is not None and material.two_sided
+        textured = material is not None and material.image is not None
+        if 'COLOR_0' in attributes and not textured:
+            colours = self.accessor(attributes['COLOR_0'])[:, :3]
+            if material is not None:
+                colours = colours * material.colour
+            yield from vertex_colours.painted(
+                Mesh(name, vertices, faces, two_sided=two_sided), colours)
+            return
+        uv, image = None, None
+        if textured:
+            uv = attributes.get(f'TEXCOORD_{material.uv_set}')
+            uv = None if uv is None else material.uv(self.accessor(uv))
+            image = material.image
+        elif material is not None:
+            image = material.plain()
+        yield Mesh(name, vertices, faces, uv, image, two_sided)
+
+
+def _faces(order, mode):
+    """(F, 3) int32 of a list, a strip or a fan of triangles (glTF 3.7.2.1)."""
+    order = order.astype(np.int32)
+    if mode == _TRIANGLES:
+        return order.reshape(-1, 3)
+    if mode == 6:
+        return np.stack([order[1:-1], order[2:], np.full(max(0, len(order) - 2), order[0])], 1)
+    faces = np.stack([order[:-2], order[1:-1], order[2:]], 1)
+    faces[1::2] = faces[1::2][:, [0, 2, 1]]
+    return faces
 
 
 def _local_matrix(node):
@@ -170,7 +258,7 @@ def load_glb(path):
     except OSError as error:
         raise UserError(f'cannot read the scene {path}: {error.strerror}') from None
     try:
-        meshes = list(_Glb(data).meshes())
+        meshes = list(_Glb(data, path.parent).meshes())
         if not meshes:
             raise ValueError('no node with a mesh')
         return meshes

@@ -33,12 +33,17 @@ def _mip_levels(image):
 
 class _Textures:
     def __init__(self):
-        self._numbers, self._texels, self._size = {}, [], 0
+        self._numbers, self._by_object, self._texels, self._size = {}, {}, [], 0
         self._offsets, self._log_sides, self._levels = [], [], []
 
-    def add(self, image):
-        """Number of the texture; equal images are stored once."""
-        key = (image.shape, image.tobytes())
+    def add(self, image, levels):
+        """Number of the texture, equal images are stored once; images must outlive the calls."""
+        if id(image) not in self._by_object:    # thousands of meshes may share a large one
+            self._by_object[id(image)] = self._number(image, levels)
+        return self._by_object[id(image)]
+
+    def _number(self, image, levels):
+        key = (image.shape, levels, image.tobytes())
         if key not in self._numbers:
             self._numbers[key] = len(self._offsets)
             image = _power_of_two(image)
@@ -49,7 +54,7 @@ class _Textures:
                 self._texels.append(wide[:, 0] | wide[:, 1] << 8 | wide[:, 2] << 16)
                 self._size += len(wide)
             self._offsets.append(offsets)
-            self._levels.append(level + 1)
+            self._levels.append(min(level + 1, levels))
             self._log_sides.append([side.bit_length() - 1 for side in image.shape[1::-1]])
         return self._numbers[key]
 
@@ -79,7 +84,7 @@ class Scene:
             count = len(mesh.faces)
             corners.append(mesh.vertices[mesh.faces])
             uv.append(np.zeros((count, 3, 2)) if mesh.uv is None else mesh.uv[mesh.faces])
-            number_of = textures.add(grey if mesh.image is None else mesh.image)
+            number_of = textures.add(grey if mesh.image is None else mesh.image, mesh.levels)
             texture.append(np.full(count, number_of))
             objects.append(np.full(count, number[mesh.name]))
             two_sided.append(np.full(count, mesh.two_sided))

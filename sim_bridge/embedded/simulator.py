@@ -1,6 +1,6 @@
 """EmbeddedSim-v0: a simulator for habitat-lab that needs neither habitat-sim nor a GPU.
 
-One agent, a still scene, a single floor. Importing this module registers the simulator and its
+One agent, a still scene. Importing this module registers the simulator and its
 sensors (EmbeddedRGBSensor, EmbeddedDepthSensor, EmbeddedSemanticSensor) with habitat-lab.
 """
 from __future__ import annotations
@@ -146,7 +146,8 @@ class EmbeddedSim(Simulator):
         agent = get_agent_config(habitat_config)
         self._start = ((list(agent.start_position), list(agent.start_rotation))
                        if agent.is_set_start_state else None)
-        self._scene, self.pathfinder = load_scene(habitat_config.scene, agent.radius, agent.height)
+        self._scene, self.pathfinder = load_scene(
+            habitat_config.scene, agent.radius, agent.height, habitat_config.scene_dataset)
         self._place_at_start()
 
     @property

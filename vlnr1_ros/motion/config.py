@@ -6,9 +6,12 @@ from dataclasses import dataclass, field, fields
 
 from ..navigation.actions import ActionSet
 from ..navigation.errors import UserError
+from .footprint import Footprint
 from .plan import MAX_AGE_S, MAX_SHIFT_DEG, MAX_SHIFT_M
 
-REPLAN_MODES = ('after', 'during')
+SCAN, DEPTH = 'scan', 'depth'
+OBSTACLE_SOURCES = {'none': (), 'scan': (SCAN,), 'depth': (DEPTH,), 'both': (SCAN, DEPTH)}
+CHOICES = {'replan': ('after', 'during'), 'obstacle_source': tuple(OBSTACLE_SOURCES)}
 
 
 def number(default, description: str, unit: str = '', minimum=None, maximum=None):
@@ -33,6 +36,9 @@ class DriverConfig:
     stop_decel_m_s2: float = number(
         0.0, 'braking of a fault stop; 0 commands zero at once; turning brakes in proportion',
         'm/s2', 0.0, 50.0)
+    min_turn_radius_m: float = number(
+        0.0, 'a turn is driven as an arc of this radius; 0 for a base that turns on the spot', 'm',
+        0.0, 5.0)
     reaction_s: float = number(
         0.2, 'delay from a command to the odometry that shows it, times three; raise it if '
         'primitives overshoot', 's', 0.0, 2.0)
@@ -46,6 +52,9 @@ class DriverConfig:
     stall_timeout_s: float = number(
         1.5, 'a primitive without progress for this long is blocked and the plan is dropped', 's',
         0.1, 60.0)
+    time_allowance_s: float = number(
+        30.0, 'a primitive that takes longer than this, progress or not, drops the plan', 's',
+        1.0, 600.0)
 
     plan_max_age_s: float = number(MAX_AGE_S, 'a plan made from an older image is refused', 's',
                                    0.1, 600.0)
@@ -74,19 +83,63 @@ class DriverConfig:
     stop_repeat_s: float = number(2.0, 'zero velocity is repeated this long after a stop', 's',
                                   0.1, 60.0)
 
+    obstacle_source: str = number(
+        'none', 'what the base looks ahead with: none, scan, depth or both')
+    robot_radius_m: float = number(
+        0.2, 'radius of a round base, a little more than it measures', 'm', 0.01, 5.0)
+    footprint: str = number(
+        '', 'corners of a base that is not round, around base_frame and in order, such as '
+        '[[0.3, 0.2], [0.3, -0.2], [-0.3, -0.2], [-0.3, 0.2]] in metres; empty: robot_radius_m')
+    stop_distance_m: float = number(
+        0.1, 'stop when the footprint would touch something within this way', 'm', 0.01, 5.0)
+    time_to_collision_s: float = number(
+        1.0, 'stop when the footprint would touch something within this time', 's', 0.0, 10.0)
+    scan_min_points: int = number(3, 'so many beams of a scan make an obstacle', '', 1, 1000)
+    depth_min_points: int = number(
+        10, 'so many points of a depth image, thinned to a grid of at most 80 x 60, make an '
+        'obstacle', '', 1, 1000)
+    obstacle_timeout_s: float = number(
+        0.5, 'stop when a source of obstacle_source is silent or late by this much', 's',
+        0.02, 10.0)
+    stop_on_empty_scan: bool = number(
+        True, 'stop when a whole scan or depth image is +inf: a covered sensor more often than a '
+        'room without walls')
+    scan_x_m: float = number(0.0, 'scanner ahead of base_frame', 'm', -5.0, 5.0)
+    scan_y_m: float = number(0.0, 'scanner to the left of base_frame', 'm', -5.0, 5.0)
+    scan_yaw_deg: float = number(0.0, 'scanner turned to the left', 'deg', -180.0, 180.0)
+    depth_x_m: float = number(0.0, 'depth camera ahead of base_frame', 'm', -5.0, 5.0)
+    depth_y_m: float = number(0.0, 'depth camera to the left of base_frame', 'm', -5.0, 5.0)
+    depth_z_m: float = number(1.25, 'depth camera above the floor', 'm', 0.0, 5.0)
+    depth_yaw_deg: float = number(0.0, 'depth camera turned to the left', 'deg', -180.0, 180.0)
+    depth_pitch_deg: float = number(0.0, 'depth camera tilted down', 'deg', -90.0, 90.0)
+    depth_min_height_m: float = number(
+        0.08, 'what a depth camera sees lower than this is floor', 'm', -1.0, 5.0)
+    depth_max_height_m: float = number(
+        1.4, 'what a depth camera sees higher than this is above the base', 'm', 0.01, 5.0)
+
     def __post_init__(self):
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, str):
+            if isinstance(value, (str, bool)):
                 continue
             low, high = item.metadata['minimum'], item.metadata['maximum']
             if not (math.isfinite(value) and low <= value <= high):
                 raise UserError(f'{item.name} is {value}; give {item.metadata["unit"]} between '
                                 f'{low:g} and {high:g}')
-        if self.replan not in REPLAN_MODES:
-            raise UserError(f'replan is {self.replan!r}; give one of {", ".join(REPLAN_MODES)}')
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UserError(f'{name} is {getattr(self, name)!r}; give one of '
+                                f'{", ".join(choices)}')
+        if self.depth_min_height_m >= self.depth_max_height_m:
+            raise UserError(f'depth_min_height_m is {self.depth_min_height_m:g}; give less than '
+                            f'depth_max_height_m, {self.depth_max_height_m:g}')
+        self.outline()
 
     @property
     def action_set(self) -> ActionSet:
         """The primitives this driver executes."""
         return ActionSet(self.forward_m, self.turn_deg)
+
+    def outline(self) -> Footprint:
+        """The footprint; UserError when its corners are none."""
+        return Footprint.of(self.robot_radius_m, self.footprint)

@@ -26,6 +26,7 @@ from .plan import (
     decode,
 )
 from .primitive import Blocked, Drive
+from .readings import Readings
 from .replan import leading_to_skip
 from .safety import Odometry, Safety
 
@@ -74,6 +75,7 @@ class Driver:
         self.safety = Safety(config)
         self.statuses: list[PlanStatus] = []
         self.reason = 'waiting for a plan'
+        self.last_stop = ''       # why the last plan was broken off
         self._actions = config.action_set
         self._drive = Drive(config)
         self._plan: _Running | None = None
@@ -112,6 +114,10 @@ class Driver:
         """Note that the navigator is alive."""
         self.safety.hear_heartbeat(now_ns)
 
+    def hear_readings(self, now_ns: int, source: str, stamp_ns: int, readings: Readings):
+        """Take what a source of `obstacle_source` saw."""
+        self.safety.obstacles.hear(now_ns, source, stamp_ns, readings)
+
     def hear_emergency(self, now_ns: int, engaged: bool):
         """Engage or release the emergency stop; releasing it does not resume anything."""
         self.safety.emergency = engaged
@@ -133,6 +139,7 @@ class Driver:
         self._last_stop_ns = max(self._last_stop_ns, now_ns if stop_ns is None else stop_ns)
         self._repeat_until_ns = now_ns + int(self.config.stop_repeat_s * 1e9)
         if self._plan is not None:
+            self.last_stop = reason
             self._report(DROPPED, reason)
             self._plan = None
 
@@ -178,6 +185,7 @@ class Driver:
         self._watch(now_ns)
         if self._plan is not None:
             self._execute(now_ns, dt_s)
+            self._look_ahead(now_ns, dt_s)
         else:
             self._slow_down(dt_s)
         command = Command(self._drive.linear.velocity, self._drive.angular.velocity)
@@ -201,6 +209,15 @@ class Driver:
             reason = self.safety.obstacle_to_motion(now_ns)
             if reason:
                 self.stop(now_ns, reason)
+
+    def _look_ahead(self, now_ns: int, dt_s: float):
+        if self._plan is None:
+            return
+        reason = self.safety.obstacles.ahead(
+            self.safety.odometry.pose, self._drive.linear.velocity, self._drive.angular.velocity)
+        if reason:
+            self.stop(now_ns, reason)
+            self._slow_down(dt_s)
 
     def _execute(self, now_ns: int, dt_s: float):
         plan, odometry = self._plan, self.safety.odometry

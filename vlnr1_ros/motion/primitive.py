@@ -3,6 +3,9 @@
 A primitive starts where the one before was meant to end, so that small errors are made up for and
 do not add up; only when the base is not there (a push, a slide along a wall) does it start from
 where the base is.
+
+A base that cannot turn on the spot turns along an arc and never turns more sharply than that; the
+heading a forward primitive ends with is then left to the next turn.
 """
 from __future__ import annotations
 
@@ -29,12 +32,18 @@ class Drive:
     def __init__(self, config: DriverConfig):
         self._config = config
         self._tolerance_rad = math.radians(config.tolerance_deg)
-        self.linear = Axis(config.max_linear_m_s, config.max_linear_m_s2, config.reaction_s)
-        self.angular = Axis(config.max_angular_rad_s, config.max_angular_rad_s2,
-                            config.reaction_s)
+        self._radius_m = radius_m = config.min_turn_radius_m
+        linear_m_s2, angular_rad_s = config.max_linear_m_s2, config.max_angular_rad_s
+        angular_rad_s2 = config.max_angular_rad_s2
+        if radius_m:   # both axes keep their limits whatever arc they share
+            linear_m_s2 = min(linear_m_s2, angular_rad_s2 * radius_m)
+            angular_rad_s2 = linear_m_s2 / radius_m
+            angular_rad_s = min(angular_rad_s, config.max_linear_m_s / radius_m)
+        self.linear = Axis(config.max_linear_m_s, linear_m_s2, config.reaction_s)
+        self.angular = Axis(angular_rad_s, angular_rad_s2, config.reaction_s)
         self._start = self._goal = None
         self._forward = False
-        self._near_s = self._stalled_s = 0.0
+        self._near_s = self._stalled_s = self._elapsed_s = 0.0
         self._best_m = self._best_rad = math.inf
 
     def begin(self, pose: Pose, forward_m: float, turn_rad: float):
@@ -43,9 +52,11 @@ class Drive:
                    and pose.distance_m(self._goal) <= self._config.tolerance_m
                    and pose.turn_rad(self._goal) <= self._tolerance_rad)
         self._start = self._goal if at_goal else pose
-        self._goal = self._start.moved(forward_m, turn_rad)
+        # The chord of an arc lies halfway between its ends' headings.
+        chord_m = 2.0 * self._radius_m * math.sin(0.5 * abs(turn_rad))
+        self._goal = self._start.moved(forward_m, 0.5 * turn_rad).moved(chord_m, 0.5 * turn_rad)
         self._forward = forward_m != 0.0
-        self._near_s = self._stalled_s = 0.0
+        self._near_s = self._stalled_s = self._elapsed_s = 0.0
         self._best_m = self._best_rad = math.inf
 
     def remaining(self, pose: Pose) -> tuple[float, float]:
@@ -62,17 +73,28 @@ class Drive:
         `speed_m_s` and `speed_rad_s` are measured. Raises Blocked when the base makes no progress.
         """
         ahead_m, turn_rad = self.remaining(pose)
-        near = (ahead_m <= self._config.tolerance_m and abs(turn_rad) <= self._tolerance_rad)
+        turned = abs(turn_rad) <= self._tolerance_rad or self._forward and self._radius_m > 0.0
+        near = ahead_m <= self._config.tolerance_m and turned
         self._near_s = self._near_s + dt_s if near else 0.0
-        # Never backwards: nothing looks behind, and an overshoot this small needs no correction.
-        self.linear.approach(max(ahead_m, 0.0), dt_s)
-        self.angular.approach(turn_rad, dt_s)
+        self._approach(ahead_m, turn_rad, dt_s)
         if near and (self._near_s > self._config.settle_s
                      or self._at_rest(speed_m_s, speed_rad_s)):
             return True
         if not near:
             self._watch_progress(ahead_m, abs(turn_rad), dt_s)
         return False
+
+    def _approach(self, ahead_m: float, turn_rad: float, dt_s: float):
+        # Never backwards: nothing looks behind, and an overshoot this small needs no correction.
+        if self._forward or not self._radius_m:
+            self.linear.approach(max(ahead_m, 0.0), dt_s)
+            self.angular.approach(turn_rad, dt_s)
+        else:
+            self.angular.approach(turn_rad, dt_s)
+            self.linear.ramp(abs(self.angular.velocity) * self._radius_m, dt_s)
+        if self._radius_m:
+            sharpest = self.linear.velocity / self._radius_m
+            self.angular.velocity = min(max(self.angular.velocity, -sharpest), sharpest)
 
     def brake(self, dt_s: float):
         """Slow down within the limits."""
@@ -89,6 +111,10 @@ class Drive:
                 and max(abs(self.angular.velocity), abs(speed_rad_s)) <= REST_ANGULAR_RAD_S)
 
     def _watch_progress(self, ahead_m, turn_rad, dt_s):
+        self._elapsed_s += dt_s
+        if self._elapsed_s > self._config.time_allowance_s:
+            raise Blocked(f'blocked: not done after {self._config.time_allowance_s:g} s '
+                          '(time_allowance_s)')
         if ahead_m < self._best_m - PROGRESS_M or turn_rad < self._best_rad - PROGRESS_RAD:
             self._best_m = min(self._best_m, ahead_m)
             self._best_rad = min(self._best_rad, turn_rad)

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 from .config import DriverConfig
+from .obstacle import Obstacles
 from .plan import Pose
 
 
@@ -36,6 +37,8 @@ class Safety:
         self._odometry_ns: int | None = None
         self._bad_odometry = ''
         self.odometry: Odometry | None = None
+        self.obstacles = Obstacles(config)
+        self.incompatible = ''   # which safety topic has a publisher that cannot be heard
         self.emergency = False
         self.paused = False
 
@@ -50,6 +53,7 @@ class Safety:
         if jump_s < 0.0:
             # What was heard "later than now" would count as fresh for the whole leap.
             self._heartbeat_ns = self._odometry_ns = self.odometry = None
+            self.obstacles.forget()
         return f'the clock jumped by {jump_s:.3f} s'
 
     def hear_odometry(self, now_ns: int, odometry: Odometry) -> str | None:
@@ -61,7 +65,11 @@ class Safety:
         if last is not None and odometry.stamp_ns == last.stamp_ns:
             return None  # a repeated message is no news: the base may have moved since
         self.odometry, self._odometry_ns = odometry, now_ns
-        return self._jump(last, odometry) if last is not None else None
+        jump = self._jump(last, odometry) if last is not None else None
+        if jump:
+            self.obstacles.forget()
+        self.obstacles.hear_pose(odometry.stamp_ns, odometry.pose)
+        return jump
 
     def hear_heartbeat(self, now_ns: int):
         """Note that the navigator is alive."""
@@ -73,13 +81,15 @@ class Safety:
             return 'emergency stop is engaged'
         if self.paused:
             return 'paused'
-        return self._odometry_trouble(now_ns) or self._heartbeat_trouble(now_ns)
+        return (self.incompatible or self._odometry_trouble(now_ns)
+                or self._heartbeat_trouble(now_ns) or self.obstacles.trouble(now_ns))
 
     def age_s(self, now_ns: int) -> dict[str, float]:
-        """Seconds since odometry and heartbeat were heard; infinite before the first."""
-        return {name: math.inf if heard_ns is None else (now_ns - heard_ns) * 1e-9
-                for name, heard_ns in (('odometry', self._odometry_ns),
-                                       ('heartbeat', self._heartbeat_ns))}
+        """Seconds since everything that must not fall silent was heard; infinite before."""
+        ages_s = {name: math.inf if heard_ns is None else (now_ns - heard_ns) * 1e-9
+                  for name, heard_ns in (('odometry', self._odometry_ns),
+                                         ('heartbeat', self._heartbeat_ns))}
+        return {**ages_s, **self.obstacles.age_s(now_ns)}
 
     def _defect(self, odometry: Odometry) -> str:
         if not (odometry.pose.finite() and math.isfinite(odometry.linear_m_s)

@@ -11,7 +11,7 @@ from typing import Callable
 from ..navigation.actions import Action
 from ..navigation.errors import UserError
 from ..navigation.memory import History
-from ..policy.base import Policy
+from ..policy.base import Policy, Unavailable
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a question: the actions, or why there are none."""
+    """What became of a question: the actions, or why there are none.
+
+    unavailable: whether the policy may answer later what it could not answer now.
+    """
 
     token: int
     actions: tuple[Action, ...]
     error: str
     took_s: float
+    unavailable: bool = False
 
 
 class Decider:
@@ -45,32 +49,61 @@ class Decider:
         self._on_answer = on_answer
         self._questions: queue.SimpleQueue[tuple[Question, int] | None] = queue.SimpleQueue()
         self._run = -1
+        self._lock = threading.Lock()
+        self._wanted: int | None = None  # the question whose answer is waited for
+        self._asked: int | None = None   # the one the policy has now
         self._thread = threading.Thread(target=self._work, name='decider', daemon=True)
         self._thread.start()
 
     def ask(self, question: Question, seed: int) -> None:
-        """Queue a question; the policy is reset, with the seed, when it belongs to another run
-        than the last.
+        """Ask this and give up everything asked before.
+
+        The policy is reset, with the seed, when the question belongs to another run than the last
+        one.
         """
+        self._want(question.token)
         self._questions.put((question, seed))
 
+    def give_up(self) -> None:
+        """Nobody waits for an answer any more. May be called again and again."""
+        self._want(None)
+
     def close(self) -> None:
-        """End the thread after the question in progress; does not wait for it."""
+        """End the thread; a question in progress is given up, not waited for."""
+        self.give_up()
         self._questions.put(None)
+
+    def _want(self, token):
+        with self._lock:
+            self._wanted = token
+            # Under the lock, so that it never meets the next question.
+            if self._asked not in (None, token) and hasattr(self._policy, 'cancel'):
+                self._policy.cancel()
 
     def _work(self):
         while (asked := self._questions.get()) is not None:
             question, seed = asked
-            started_s = time.monotonic()
-            actions, error = (), ''
-            try:
-                if question.run != self._run:
-                    self._policy.reset(question.instruction, seed)
-                    self._run = question.run
-                actions = tuple(self._policy.plan(question.history))
-            except UserError as refused:
-                error = str(refused)
-            except Exception as failure:  # the node must live, whatever a model does
-                traceback.print_exc()
-                error = f'the policy failed: {failure!r}'
-            self._on_answer(Answer(question.token, actions, error, time.monotonic() - started_s))
+            with self._lock:
+                self._asked = question.token if question.token == self._wanted else None
+            if self._asked is None:
+                answer = Answer(question.token, (), 'nobody waits for this answer', 0.0)
+            else:
+                answer = self._decide(question, seed)
+                with self._lock:
+                    self._asked = None
+            self._on_answer(answer)
+
+    def _decide(self, question, seed) -> Answer:
+        started_s = time.monotonic()
+        actions, error, unavailable = (), '', False
+        try:
+            if question.run != self._run:
+                self._policy.reset(question.instruction, seed)
+                self._run = question.run
+            actions = tuple(self._policy.plan(question.history))
+        except UserError as refused:
+            error, unavailable = str(refused), isinstance(refused, Unavailable)
+        except Exception as failure:  # the node must live, whatever a model does
+            traceback.print_exc()
+            error = f'the policy failed: {failure!r}'
+        return Answer(question.token, actions, error, time.monotonic() - started_s, unavailable)

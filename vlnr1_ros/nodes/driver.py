@@ -16,9 +16,14 @@ import traceback
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist, TwistStamped
 from nav_msgs.msg import Odometry, Path
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import (
+    DurabilityPolicy,
+    QoSCompatibility,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_check_compatible,
+)
 from std_msgs.msg import Bool, Header
 from std_srvs.srv import SetBool, Trigger
 
@@ -26,6 +31,12 @@ from ..motion.config import DriverConfig
 from ..motion.driver import ZERO, Driver
 from . import messages, runtime
 from .polled import PolledSubscription
+from .range_sensors import RangeSensors
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:   # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
 
 DIAGNOSTICS_PERIOD_NS = 1_000_000_000
 STAMP_SLACK_NS = 1_000_000  # a plan's stamp may be a few nanoseconds after its image's
@@ -86,6 +97,9 @@ class DriverNode(Node):
                 Bool, 'emergency_stop', emergency, qos,
                 event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False))
         self._heartbeat = PolledSubscription(self, Header, 'navigator/heartbeat', sensor)
+        self._range_sensors = RangeSensors(self, self.config, sensor)
+        self._safety_topics = {topic: sensor for topic in (
+            'odom', 'navigator/heartbeat', *self._range_sensors.topics)}
         self.create_service(Trigger, '~/stop', self._guarded(self._on_stop))
         self.create_service(SetBool, '~/pause', self._guarded(self._on_pause))
 
@@ -163,13 +177,30 @@ class DriverNode(Node):
             self._driver.stop(now_ns, f'no control step for {self._wall_timeout_s:g} s')
         if self._heartbeat.take():
             self._driver.hear_heartbeat(now_ns)
+        for source, stamp_ns, readings in self._range_sensors.take():
+            self._driver.hear_readings(now_ns, source, stamp_ns, readings)
         command = self._driver.step(now_ns)
         self._stepped_at_s = time.monotonic()
         self._publish_statuses()
         if not 0 <= now_ns - self._diagnosed_ns < DIAGNOSTICS_PERIOD_NS:
             self._diagnosed_ns = now_ns
+            self._driver.safety.incompatible = self._incompatible_publisher()
             self._publish_diagnostics(now_ns)
         return command
+
+    def _incompatible_publisher(self) -> str:
+        """Which safety topic has a publisher that cannot be heard, and why; empty for none.
+
+        The graph is asked instead of waiting for the middleware's event, because it also tells
+        when that publisher is gone.
+        """
+        for topic, qos in self._safety_topics.items():
+            for publisher in self.get_publishers_info_by_topic(self.resolve_topic_name(topic)):
+                verdict, why = qos_check_compatible(publisher.qos_profile, qos)
+                if verdict == QoSCompatibility.ERROR:
+                    return (f'the QoS of {publisher.node_name}, which publishes {topic}, is '
+                            f'incompatible: {why.strip(" ;")}')
+        return ''
 
     def _guarded(self, handler):
         """`handler`, whose exceptions stop the base instead of ending the node."""
@@ -235,8 +266,8 @@ class DriverNode(Node):
             trouble or driver.reason or driver.state,
             {'state': driver.state, 'reason': driver.reason, 'trouble': trouble or '',
              'plan_stamp': f'{stamp_ns * 1e-9:.3f}', 'executed': executed, 'of': of,
-             'odometry_age_s': f'{ages["odometry"]:.2f}',
-             'heartbeat_age_s': f'{ages["heartbeat"]:.2f}',
+             'last_stop': driver.last_stop, 'obstacle_source': self.config.obstacle_source,
+             **{f'{name}_age_s': f'{age_s:.2f}' for name, age_s in ages.items()},
              'linear_m_s': f'{self._last_command[0]:.3f}',
              'angular_rad_s': f'{self._last_command[1]:.3f}'}, now_ns))
 

@@ -26,14 +26,14 @@ from ..navigation.actions import ActionSet
 from ..navigation.camera import Camera
 from ..navigation.card import NavigationCard
 from ..navigation.errors import UserError
-from ..policy.load import BASELINES, load_policy
+from ..policy.load import BASELINES, is_url, load_policy
 from ..resources import given_or_shipped
 from . import messages, runtime
 from .base_pose import BasePose
 from .compressed import compressed_rgb
 from .decision import Answer, Decider
 from .expert_policy import ExpertPolicy
-from .pilot import EXECUTING, FAILED, REFUSED, Pilot
+from .pilot import DECIDING, EXECUTING, FAILED, REFUSED, Pilot
 from .polled import PolledSubscription
 
 HEARTBEAT_S = 0.05
@@ -63,6 +63,9 @@ class NavigatorNode(Node):
         self._unacknowledged: Header | None = None
         self._said = ''
         self._camera_trouble = ''
+        self._asked = 0                # token of the last question
+        self._policy_trouble = ''      # why the policy is not available
+        self._ask_again_ns: int | None = None
         self._decision_s = 0.0
         self._image_at_ns = self._status_at_ns = self._steady_ns()
         self._connect()
@@ -73,7 +76,8 @@ class NavigatorNode(Node):
             return runtime.declare(self, *args, **options)
 
         self._policy_name = declare(
-            'policy', 'models/nano', 'expert, random, forward, stop, or a checkpoint folder')
+            'policy', 'models/nano', 'expert, random, forward, stop, a checkpoint folder, or a '
+            "server's URL: http://HOST:PORT/v1?card=FOLDER")
         self._device = declare('device', '', 'torch device of a checkpoint; empty: a GPU if '
                                'there is one')
         self._execute = declare('execute', 0, 'actions executed per decision; 0: as the card says',
@@ -91,8 +95,9 @@ class NavigatorNode(Node):
             'camera_height_m', 0.0, 'of the camera above the floor, compared with the card; '
             '0: not compared', 'm', 0.0, 10.0)
         self._odom_frame = declare('odom_frame', '', 'frame of the plans; empty: that of odometry')
-        self._retry_s = declare('retry_s', 0.5, 'after a refused plan the policy is asked again '
-                                'from an image this much later', 's', 0.0, 60.0)
+        self._retry_s = declare(
+            'retry_s', 0.5, 'after a refused plan, or when the policy is not available, ask again '
+            'from an image this much later', 's', 0.0, 60.0)
         self._image_timeout_s = declare(
             'image_timeout_s', 1.0, 'hold when no image came for this long (not in lockstep)', 's',
             0.05, 60.0)
@@ -107,6 +112,8 @@ class NavigatorNode(Node):
                 raise UserError(f'parameter {name} is {value!r}; give one of {", ".join(known)}')
 
     def _load_policy(self):
+        if is_url(self._policy_name):
+            return load_policy(self._policy_name)
         if self._policy_name != 'expert' and self._policy_name not in BASELINES:
             options = {'device': self._device} if self._device else {}
             return load_policy(given_or_shipped(self._policy_name), **options)
@@ -173,7 +180,22 @@ class NavigatorNode(Node):
             answer = self._answers.popleft()
             self._decision_s = answer.took_s
             self._status_at_ns = self._steady_ns()
-            self._pilot.answer(answer)
+            if answer.unavailable and answer.token == self._asked \
+                    and self._pilot.state == DECIDING:
+                self._wait_for_policy(answer.error)
+            else:
+                if not answer.error:
+                    self._policy_trouble = ''
+                self._pilot.answer(answer)
+
+    def _wait_for_policy(self, trouble):
+        """Hold, and ask again from a fresh image after `retry_s`: servers come back."""
+        if not self._policy_trouble:
+            self.get_logger().warning(f'{trouble}; asks again every {self._retry_s:g} s')
+        self._policy_trouble = trouble
+        self._pilot.pause(True)
+        self._pilot.reason = trouble
+        self._ask_again_ns = self._steady_ns() + int(self._retry_s * 1e9)
 
     def _on_cancel(self, _request, response):
         self._pilot.cancel()
@@ -181,12 +203,16 @@ class NavigatorNode(Node):
         return response
 
     def _on_pause(self, request, response):
+        self._ask_again_ns = None
         self._pilot.pause(bool(request.data))
         response.success, response.message = True, self._pilot.state
         return response
 
     def _on_heartbeat(self):
         self._publish_heartbeat()
+        if self._ask_again_ns is not None and self._steady_ns() >= self._ask_again_ns:
+            self._ask_again_ns = None
+            self._pilot.pause(False)
         if not self._lockstep:
             self._watch()
 
@@ -224,7 +250,10 @@ class NavigatorNode(Node):
     def _advance(self):
         question = self._pilot.question()
         if question is not None:
+            self._asked = question.token
             self._decider.ask(question, self.get_parameter('seed').value)
+        elif self._pilot.state != DECIDING:
+            self._decider.give_up()
         self._publish_all()
         if self._unacknowledged is not None and not self._pilot.busy:
             header, self._unacknowledged = self._unacknowledged, None
@@ -252,7 +281,8 @@ class NavigatorNode(Node):
         text = json.dumps({
             'state': pilot.state, 'reason': pilot.reason, 'instruction': pilot.instruction,
             'policy': self._policy_name, 'decisions': pilot.decisions, 'frames': pilot.frames,
-            'actions': [int(action) for action in pilot.actions]})
+            'actions': [int(action) for action in pilot.actions],
+            'policy_trouble': self._policy_trouble})
         if text != self._said:
             self._said = text
             self._state.publish(String(data=text))
@@ -264,12 +294,13 @@ class NavigatorNode(Node):
     def _on_diagnostics(self):
         pilot = self._pilot
         self._check_camera()
-        level = {FAILED: ERROR, REFUSED: ERROR}.get(pilot.state,
-                                                    WARN if self._camera_trouble else OK)
+        level = {FAILED: ERROR, REFUSED: ERROR}.get(
+            pilot.state, WARN if self._camera_trouble or self._policy_trouble else OK)
         self._diagnostics.publish(messages.diagnostics(
             self.get_fully_qualified_name(), level, f'{pilot.state}: {pilot.reason}',
             {'state': pilot.state, 'reason': pilot.reason, 'instruction': pilot.instruction,
-             'policy': self._policy_name, 'camera': self._camera_trouble or 'as the card says',
+             'policy': self._policy_name, 'policy_trouble': self._policy_trouble or 'none',
+             'camera': self._camera_trouble or 'as the card says',
              'decisions': pilot.decisions, 'frames': pilot.frames,
              'decision_s': f'{self._decision_s:.3f}',
              'image_age_s': f'{(self._steady_ns() - self._image_at_ns) * 1e-9:.2f}'},

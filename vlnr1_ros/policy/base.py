@@ -6,7 +6,12 @@ from typing import Protocol
 
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.card import NavigationCard
+from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.navigation.memory import History
+
+
+class Unavailable(UserError):
+    """No answer now, perhaps later: a server that is gone, overloaded or too slow."""
 
 
 class Policy(Protocol):
@@ -29,3 +34,6 @@ class Policy(Protocol):
         history: frames of card.frame_width x card.frame_height pixels, one per executed action,
         the newest being what the camera sees now. After a stop all actions are stop.
         """
+
+    # A policy that waits for somebody else may also have `cancel()`: callable from any thread, it
+    # makes the `plan` in progress raise UserError at once.

@@ -1,4 +1,4 @@
-"""A policy by its name or its checkpoint folder."""
+"""A policy by its name, its checkpoint folder or its server's URL."""
 
 from __future__ import annotations
 
@@ -8,24 +8,34 @@ from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.policy.base import Policy
 from vlnr1_ros.policy.baselines import ForwardPolicy, RandomPolicy, StopPolicy
 
+SCHEMES = ('http://', 'https://')
 BASELINES = {'random': RandomPolicy, 'forward': ForwardPolicy, 'stop': StopPolicy}
 
 
+def is_url(policy: str | Path) -> bool:
+    """Whether a policy is named by the URL of a server."""
+    return str(policy).startswith(SCHEMES)
+
+
 def load_policy(name_or_folder: str | Path, **options) -> Policy:
-    """Load 'random', 'forward', 'stop' or the checkpoint in a folder.
+    """Load 'random', 'forward', 'stop', the checkpoint in a folder or the model behind a URL.
 
     options: keyword arguments of the baseline's class, or of `lvlm.LvlmPolicy` (device, dtype).
-    Raises UserError if there is neither such a baseline nor such a folder.
+    Raises UserError if there is neither such a baseline nor such a folder nor such a server.
     """
     baseline = BASELINES.get(str(name_or_folder))
     if baseline is not None:
         return baseline(**options)
+    if is_url(name_or_folder):
+        from vlnr1_ros.policy.remote import RemotePolicy
+
+        return RemotePolicy(str(name_or_folder), **options)
     if not Path(name_or_folder).is_dir():
         raise UserError(
-            f'no policy {str(name_or_folder)!r}: give {", ".join(BASELINES)} '
-            'or the folder of a checkpoint'
+            f'no policy {str(name_or_folder)!r}: give {", ".join(BASELINES)}, '
+            'the folder of a checkpoint or the URL of a server'
         )
-    # Baselines must not wait for torch, nor need it.
+    # Baselines and remote models must not wait for torch, nor need it.
     from vlnr1_ros.policy.lvlm import LvlmPolicy
 
     return LvlmPolicy(name_or_folder, **options)

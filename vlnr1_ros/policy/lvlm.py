@@ -153,7 +153,7 @@ def load_processor(folder: str | Path) -> NavProcessor:
 
 def _load_whole(folder: str | Path, dtype):
     if Path(folder).is_dir():
-        _check_architecture(Path(folder))
+        check_architecture(Path(folder))
     if not sys.stderr.isatty():
         # A log has no use for the frames of a progress bar.
         logging.disable_progress_bar()
@@ -172,7 +172,8 @@ def _load_whole(folder: str | Path, dtype):
     return model
 
 
-def _check_architecture(folder: Path):
+def check_architecture(folder: Path) -> None:
+    """UserError unless the folder's config.json names a model that can be a policy."""
     path = folder / 'config.json'
     try:
         kind = json.loads(path.read_text(encoding='utf-8')).get('model_type')

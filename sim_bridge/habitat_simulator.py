@@ -1,0 +1,74 @@
+"""CheckedSim-v0: habitat-sim as habitat-lab wraps it, without its two traps.
+
+Without a GPU habitat-sim spends 10 to 20 seconds per opened scene on the reflections of materials
+that VLN-CE's flat-shaded stages do not have; here they are left out. And a question to a
+navigation mesh that was never loaded ends the process without a Python error; here it is asked
+after every change of scene. Importing this module needs habitat-sim and registers the simulator.
+"""
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+
+from habitat.core.registry import registry
+from habitat.sims.habitat_simulator.habitat_simulator import HabitatSim
+from habitat_sim.metadata import MetadataMediator
+
+from vlnr1_ros.navigation.errors import UserError
+
+PBR_CONFIG = os.path.join('data', 'default.pbr_config.json')
+NO_REFLECTIONS = {'enable_ibl': False, 'ibl_blut_filename': 'none.png',
+                  'ibl_envmap_filename': 'none.hdr'}
+
+
+def mediator_without_reflections():
+    """A habitat-sim MetadataMediator whose default material settings have no reflections.
+
+    habitat-sim reads those settings once, when the mediator is made, from PBR_CONFIG below the
+    working directory and from nowhere else (esp/metadata/MetadataMediator.cpp). So it is made in
+    a folder of its own; the user's working directory is left as it was, without a new file.
+    """
+    here = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, PBR_CONFIG)
+        os.makedirs(os.path.dirname(path))
+        with open(path, 'w', encoding='utf-8') as file:
+            json.dump(NO_REFLECTIONS, file)
+        os.chdir(folder)
+        try:
+            return MetadataMediator()
+        finally:
+            os.chdir(here)
+
+
+@registry.register_simulator(name='CheckedSim-v0')
+class CheckedSim(HabitatSim):
+    """habitat-lab's HabitatSim; raises UserError where a scene has no navigation mesh."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._check_navmesh()
+
+    def create_sim_config(self, _sensor_suite):
+        """habitat-lab's configuration, with rendering made affordable for a CPU."""
+        configuration = super().create_sim_config(_sensor_suite)
+        if configuration.sim_cfg.gpu_device_id < 0:
+            if not hasattr(self, '_mediator'):    # habitat-lab asks anew for every episode
+                self._mediator = mediator_without_reflections()
+            configuration.metadata_mediator = self._mediator
+        return configuration
+
+    def reconfigure(self, *args, **kwargs):
+        """Opens the scene the configuration names."""
+        super().reconfigure(*args, **kwargs)
+        self._check_navmesh()
+
+    def _check_navmesh(self):
+        if not self.pathfinder.is_loaded:
+            agent = self.habitat_config.agents[self.habitat_config.agents_order[0]]
+            raise UserError(
+                f'scene {self.habitat_config.scene} has no navigation mesh: habitat-sim found no '
+                f'floor for an agent of radius {agent.radius} m and height {agent.height} m. A '
+                '.glb without a stage config is taken for Z-up; if yours is Y-up, write '
+                '<name>.stage_config.json beside it with "up": [0, 1, 0], "front": [0, 0, -1]')
