@@ -1,13 +1,15 @@
-"""CheckedSim-v0: habitat-sim as habitat-lab wraps it, without its two traps.
+"""CheckedSim-v0: habitat-sim as habitat-lab wraps it, without its traps.
 
 Without a GPU habitat-sim spends 10 to 20 seconds per opened scene on the reflections of materials
-that VLN-CE's flat-shaded stages do not have; here they are left out. And a question to a
-navigation mesh that was never loaded ends the process without a Python error; here it is asked
-after every change of scene. Importing this module needs habitat-sim and registers the simulator.
+that VLN-CE's flat-shaded stages do not have; here they are left out. A question to a navigation
+mesh that was never loaded and a texture that is missing end the process without a Python error;
+here the first is refused and the second left out. Importing this module needs habitat-sim and
+registers the simulator.
 """
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 
@@ -15,11 +17,12 @@ from habitat.core.registry import registry
 from habitat.sims.habitat_simulator.habitat_simulator import HabitatSim
 from habitat_sim.metadata import MetadataMediator
 
+from sim_bridge.missing_textures import mended
 from vlnr1_ros.navigation.errors import UserError
 
 PBR_CONFIG = os.path.join('data', 'default.pbr_config.json')
-NO_REFLECTIONS = {'enable_ibl': False, 'ibl_blut_filename': 'none.png',
-                  'ibl_envmap_filename': 'none.hdr'}
+NO_REFLECTIONS = {'enable_ibl': False, 'ibl_blut_filename': 'left_out_without_a_gpu.png',
+                  'ibl_envmap_filename': 'left_out_without_a_gpu.hdr'}
 
 
 def mediator_without_reflections():
@@ -47,12 +50,15 @@ class CheckedSim(HabitatSim):
     """habitat-lab's HabitatSim; raises UserError where a scene has no navigation mesh."""
 
     def __init__(self, config):
+        self._opened = {}    # scene -> what was opened in its place
         super().__init__(config)
+        self._current_scene = config.scene    # habitat-lab compares it with the next episode's
         self._check_navmesh()
 
     def create_sim_config(self, _sensor_suite):
-        """habitat-lab's configuration, with rendering made affordable for a CPU."""
+        """habitat-lab's configuration, of a scene and materials that can be rendered here."""
         configuration = super().create_sim_config(_sensor_suite)
+        configuration.sim_cfg.scene_id = self._openable(self.habitat_config.scene)
         if configuration.sim_cfg.gpu_device_id < 0:
             if not hasattr(self, '_mediator'):    # habitat-lab asks anew for every episode
                 self._mediator = mediator_without_reflections()
@@ -63,6 +69,17 @@ class CheckedSim(HabitatSim):
         """Opens the scene the configuration names."""
         super().reconfigure(*args, **kwargs)
         self._check_navmesh()
+
+    def _openable(self, scene):
+        if scene not in self._opened:
+            if not hasattr(self, '_folder'):
+                self._folder = tempfile.TemporaryDirectory()
+            path, lost = mended(scene, os.path.join(self._folder.name, str(len(self._opened))))
+            if lost:
+                logging.getLogger(__name__).warning(
+                    '%s lacks %s: the colours of the materials are shown', scene, ', '.join(lost))
+            self._opened[scene] = path
+        return self._opened[scene]
 
     def _check_navmesh(self):
         if not self.pathfinder.is_loaded:
