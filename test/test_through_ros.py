@@ -20,7 +20,7 @@ def job(settings):
     card, name = module._card_and_policy(settings)
     environment = module._environment_config(settings, card)
     return module._Job(name, card, environment, settings.swap, settings.seed, None, {},
-                       module._mode(settings))
+                       mode=module._mode(settings))
 
 
 @pytest.fixture
