@@ -21,7 +21,7 @@ def job(settings):
     card, name = evaluate_config.card_and_policy(settings)
     environment = evaluate_config.environment_config(settings, card)
     return Job(name, card, environment, settings.swap, settings.seed, None, {},
-               evaluate_config.ros_mode(settings))
+               mode=evaluate_config.ros_mode(settings))
 
 
 @pytest.fixture
