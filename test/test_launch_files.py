@@ -1,14 +1,16 @@
 """The launch files, read without ROS's launch: isolation, descriptions, parameters that exist."""
 import ast
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 
+from vlnr1_ros.nodes.navigator_config import NavigatorConfig
+
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
-DECLARED_IN = {'navigator': ROOT / 'vlnr1_ros/nodes/navigator.py',
-               'sim_bridge': ROOT / 'sim_bridge/ros/parameters.py'}
+BRIDGE_PARAMETERS = ROOT / 'sim_bridge/ros/parameters.py'
 
 
 def calls(path, name):
@@ -70,15 +72,24 @@ def test_the_robot_drives_by_no_policy_that_nobody_named():
     assert 'default_value' not in {keyword.arg for keyword in policy.keywords}
 
 
-@pytest.mark.parametrize('node', DECLARED_IN)
-def test_parameter_files_name_exactly_what_the_node_declares_with_its_defaults(node):
-    declared = {call.args[0].value: call.args[1] for call in calls(DECLARED_IN[node], 'declare')
-                if isinstance(call.args[0], ast.Constant)}
+def written(node):
     file = yaml.safe_load((ROOT / f'config/{node}.yaml').read_text('utf-8'))
-    written = file[f'/**/{node}']['ros__parameters']
-    if node == 'sim_bridge':
-        assert written.pop('episodes') == ''
-    assert set(written) == set(declared)
+    return file[f'/**/{node}']['ros__parameters']
+
+
+def test_the_bridges_file_names_exactly_what_it_declares_with_its_defaults():
+    declared = {call.args[0].value: call.args[1] for call in calls(BRIDGE_PARAMETERS, 'declare')
+                if isinstance(call.args[0], ast.Constant)}
+    values = written('sim_bridge')
+    assert values.pop('episodes') == ''
+    assert set(values) == set(declared)
     for name, value in declared.items():
         if isinstance(value, ast.Constant):
-            assert written[name] == value.value and type(written[name]) is type(value.value), name
+            assert values[name] == value.value and type(values[name]) is type(value.value), name
+
+
+def test_the_navigators_file_names_exactly_what_it_declares_with_its_defaults():
+    defaults = {field.name: field.default for field in fields(NavigatorConfig)} | {'seed': 0}
+    values = written('navigator')
+    assert values == defaults
+    assert all(type(values[name]) is type(value) for name, value in defaults.items())

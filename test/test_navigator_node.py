@@ -149,6 +149,24 @@ def test_a_finished_plan_is_followed_by_another_and_stop_ends_the_run(following)
     assert following.states[-1]['frames'] == 1 + 18
 
 
+def test_who_looks_sees_what_was_decided(robot, domain_id):
+    seen = []
+    robot.node.create_subscription(messages.Image, 'navigator/annotated_image', seen.append, 10)
+    node = navigator(domain_id)
+    robot.wait_for_navigator()
+    wait_until(lambda: node.node._annotated.get_subscription_count())
+    robot.say('go on')
+    wait_until(lambda: robot.state == 'waiting')
+    stamp_ns = robot.see(np.full((8, 8, 3), (200, 30, 40), np.uint8))
+    wait_until(lambda: seen)
+    picture = messages.image_rgb(seen[0])
+    assert messages.time_ns(seen[0].header.stamp) == stamp_ns
+    assert (picture[:420] == (200, 30, 40)).all(), 'the frame, enlarged'
+    caption = picture[420:]
+    assert caption.shape[0] >= 4 * 18 and (caption > 200).any(), 'the sentence and three actions'
+    node.close()
+
+
 def test_cancel_sends_an_empty_plan(following):
     answer = following.call(Trigger, 'navigator/cancel', Trigger.Request())
     assert answer.success

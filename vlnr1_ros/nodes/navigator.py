@@ -18,7 +18,7 @@ from nav_msgs.msg import Odometry, Path
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, String
 from std_srvs.srv import SetBool, Trigger
 
@@ -29,20 +29,17 @@ from ..navigation.errors import UserError
 from ..policy.load import BASELINES, is_url, load_policy
 from ..resources import given_or_shipped
 from . import messages, runtime
+from .annotated import annotated
 from .base_pose import BasePose
-from .compressed import compressed_rgb
 from .decision import Answer, Decider
 from .expert_policy import ExpertPolicy
+from .navigator_config import IMAGES, RELIABILITY, NavigatorConfig
 from .pilot import DECIDING, EXECUTING, FAILED, REFUSED, Pilot
 from .polled import PolledSubscription
 
 HEARTBEAT_S = 0.05
 DIAGNOSTICS_S = 1.0
 OK, WARN, ERROR = 0, 1, 2
-RELIABILITY = {'best_effort': ReliabilityPolicy.BEST_EFFORT,
-               'reliable': ReliabilityPolicy.RELIABLE}
-IMAGES = {'raw': ('image_raw', Image, messages.image_rgb),
-          'compressed': ('image_raw/compressed', CompressedImage, compressed_rgb)}
 
 
 class NavigatorNode(Node):
@@ -50,11 +47,13 @@ class NavigatorNode(Node):
 
     def __init__(self, **kwargs):
         super().__init__('navigator', **kwargs)
-        self._declare()
+        self._config = runtime.declare_dataclass(self, NavigatorConfig)
+        # Read when a run begins, so that a simulator can give every episode its own.
+        runtime.declare(self, 'seed', 0, 'of whatever is random in the policy', read_only=False)
         self._policy = self._load_policy()
-        card = self._policy.card
-        _, _, to_rgb = IMAGES[self._transport]
-        self._pilot = Pilot(card, self._execute or card.execute, self._retry_s, to_rgb,
+        card, config = self._policy.card, self._config
+        _, _, to_rgb = IMAGES[config.image_transport]
+        self._pilot = Pilot(card, config.execute or card.execute, config.retry_s, to_rgb,
                             self._pose_at)
         self._base = BasePose()
         self._answers: deque[Answer] = deque()
@@ -71,73 +70,34 @@ class NavigatorNode(Node):
         self._connect()
         self._advance()
 
-    def _declare(self):
-        def declare(*args, **options):
-            return runtime.declare(self, *args, **options)
-
-        self._policy_name = declare(
-            'policy', 'models/nano', 'expert, random, forward, stop, a checkpoint folder, or a '
-            "server's URL: http://HOST:PORT/v1?card=FOLDER")
-        self._device = declare('device', '', 'torch device of a checkpoint; empty: a GPU if '
-                               'there is one')
-        self._execute = declare('execute', 0, 'actions executed per decision; 0: as the card says',
-                                '', 0, 64)
-        # Read when a run begins, so that a simulator can give every episode its own.
-        declare('seed', 0, 'of whatever is random in the policy', read_only=False)
-        self._forward_m = declare('forward_m', 0.25, 'forward step of a policy without a card',
-                                  'm', 0.01, 2.0)
-        self._turn_deg = declare('turn_deg', 30.0, 'turn of a policy without a card', 'deg',
-                                 1.0, 90.0)
-        self._transport = declare('image_transport', 'raw', 'raw or compressed')
-        self._reliability = declare('image_reliability', 'best_effort',
-                                    'QoS of images: best_effort or reliable')
-        self._camera_height_m = declare(
-            'camera_height_m', 0.0, 'of the camera above the floor, compared with the card; '
-            '0: not compared', 'm', 0.0, 10.0)
-        self._odom_frame = declare('odom_frame', '', 'frame of the plans; empty: that of odometry')
-        self._retry_s = declare(
-            'retry_s', 0.5, 'after a refused plan, or when the policy is not available, ask again '
-            'from an image this much later', 's', 0.0, 60.0)
-        self._image_timeout_s = declare(
-            'image_timeout_s', 1.0, 'hold when no image came for this long (not in lockstep)', 's',
-            0.05, 60.0)
-        self._driver_timeout_s = declare(
-            'driver_timeout_s', 15.0, 'give up when the driver is silent about a plan for this '
-            'long (not in lockstep)', 's', 0.5, 600.0)
-        self._lockstep = declare('lockstep', False,
-                                 'acknowledge every image, for a simulator that waits')
-        for name, value, known in (('image_transport', self._transport, IMAGES),
-                                   ('image_reliability', self._reliability, RELIABILITY)):
-            if value not in known:
-                raise UserError(f'parameter {name} is {value!r}; give one of {", ".join(known)}')
-
     def _load_policy(self):
-        if is_url(self._policy_name):
-            return load_policy(self._policy_name)
-        if self._policy_name != 'expert' and self._policy_name not in BASELINES:
-            options = {'device': self._device} if self._device else {}
-            return load_policy(given_or_shipped(self._policy_name), **options)
-        card = NavigationCard(action_set=ActionSet(self._forward_m, self._turn_deg))
-        if self._policy_name == 'expert':
+        if is_url(self._config.policy):
+            return load_policy(self._config.policy)
+        if self._config.policy != 'expert' and self._config.policy not in BASELINES:
+            options = {'device': self._config.device} if self._config.device else {}
+            return load_policy(given_or_shipped(self._config.policy), **options)
+        card = NavigationCard(action_set=ActionSet(self._config.forward_m, self._config.turn_deg))
+        if self._config.policy == 'expert':
             return ExpertPolicy(self, card)
-        return load_policy(self._policy_name, card=card)
+        return load_policy(self._config.policy, card=card)
 
     def _connect(self):
         reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                              durability=DurabilityPolicy.TRANSIENT_LOCAL)
         sensor = QoSProfile(depth=5, reliability=RELIABILITY[
-            'reliable' if self._lockstep else self._reliability])
+            'reliable' if self._config.lockstep else self._config.image_reliability])
         many = QoSProfile(depth=200, reliability=sensor.reliability)
         self._plan = self.create_publisher(Path, 'plan', reliable)
         self._heartbeat = self.create_publisher(Header, 'navigator/heartbeat', reliable)
         self._state = self.create_publisher(String, '~/state', latched)
+        self._annotated = self.create_publisher(Image, '~/annotated_image', reliable)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', reliable)
         self._acknowledge = self.create_publisher(Header, 'lockstep_ack', reliable) \
-            if self._lockstep else None
+            if self._config.lockstep else None
         self._odometry = PolledSubscription(self, Odometry, 'odom', many)
         self._camera_info = PolledSubscription(self, CameraInfo, 'camera_info', sensor)
-        image_topic, image_kind, _ = IMAGES[self._transport]
+        image_topic, image_kind, _ = IMAGES[self._config.image_transport]
         for kind, topic, handler, qos in (
                 # In this order: the end of an action is heard before the image of that end.
                 (DiagnosticArray, 'plan_status', self._on_plan_status, reliable),
@@ -162,13 +122,13 @@ class NavigatorNode(Node):
     def _on_image(self, message):
         self._image_at_ns = self._steady_ns()
         self._pilot.image(messages.time_ns(message.header.stamp), message)
-        if self._lockstep:
+        if self._config.lockstep:
             # Simulated time may run many times faster than the heartbeat's timer.
             self._publish_heartbeat()
             self._unacknowledged = message.header
 
     def _on_instruction(self, message: String):
-        self._pilot.instruct(message.data, runtime.now_ns(self) if not self._lockstep else 0)
+        self._pilot.instruct(message.data, 0 if self._config.lockstep else runtime.now_ns(self))
 
     def _on_plan_status(self, message: DiagnosticArray):
         self._status_at_ns = self._steady_ns()
@@ -187,15 +147,16 @@ class NavigatorNode(Node):
                 if not answer.error:
                     self._policy_trouble = ''
                 self._pilot.answer(answer)
+                self._publish_annotated()
 
     def _wait_for_policy(self, trouble):
         """Hold, and ask again from a fresh image after `retry_s`: servers come back."""
         if not self._policy_trouble:
-            self.get_logger().warning(f'{trouble}; asks again every {self._retry_s:g} s')
+            self.get_logger().warning(f'{trouble}; asks again every {self._config.retry_s:g} s')
         self._policy_trouble = trouble
         self._pilot.pause(True)
         self._pilot.reason = trouble
-        self._ask_again_ns = self._steady_ns() + int(self._retry_s * 1e9)
+        self._ask_again_ns = self._steady_ns() + int(self._config.retry_s * 1e9)
 
     def _on_cancel(self, _request, response):
         self._pilot.cancel()
@@ -213,19 +174,19 @@ class NavigatorNode(Node):
         if self._ask_again_ns is not None and self._steady_ns() >= self._ask_again_ns:
             self._ask_again_ns = None
             self._pilot.pause(False)
-        if not self._lockstep:
+        if not self._config.lockstep:
             self._watch()
 
     def _watch(self):
         """Hold when the camera or the driver has gone silent."""
         now_ns = self._steady_ns()
-        pilot = self._pilot
+        pilot, config = self._pilot, self._config
         if pilot.state != EXECUTING:
             return
-        if now_ns - self._image_at_ns > self._image_timeout_s * 1e9:
-            pilot.fail(f'no image for {self._image_timeout_s:g} s (image_timeout_s)')
-        elif now_ns - self._status_at_ns > self._driver_timeout_s * 1e9:
-            pilot.fail(f'no plan_status for {self._driver_timeout_s:g} s (driver_timeout_s): is '
+        if now_ns - self._image_at_ns > config.image_timeout_s * 1e9:
+            pilot.fail(f'no image for {config.image_timeout_s:g} s (image_timeout_s)')
+        elif now_ns - self._status_at_ns > config.driver_timeout_s * 1e9:
+            pilot.fail(f'no plan_status for {config.driver_timeout_s:g} s (driver_timeout_s): is '
                        'the driver running?')
 
     # What is done
@@ -274,18 +235,27 @@ class NavigatorNode(Node):
 
     def _publish_all(self):
         plans, self._pilot.plans = self._pilot.plans, []
+        frame = self._config.odom_frame or self._base.frame_id or 'odom'
         for plan in plans:
-            self._plan.publish(messages.path(plan.poses, plan.stamp_ns,
-                                             self._odom_frame or self._base.frame_id or 'odom'))
+            self._plan.publish(messages.path(plan.poses, plan.stamp_ns, frame))
         pilot = self._pilot
         text = json.dumps({
             'state': pilot.state, 'reason': pilot.reason, 'instruction': pilot.instruction,
-            'policy': self._policy_name, 'decisions': pilot.decisions, 'frames': pilot.frames,
+            'policy': self._config.policy, 'decisions': pilot.decisions, 'frames': pilot.frames,
             'actions': [int(action) for action in pilot.actions],
             'policy_trouble': self._policy_trouble})
         if text != self._said:
             self._said = text
             self._state.publish(String(data=text))
+
+    def _publish_annotated(self):
+        """The frame of the last decision with its actions, where somebody looks."""
+        pilot = self._pilot
+        if pilot.state == EXECUTING and self._annotated.get_subscription_count():
+            texts = [pilot.card.action_set.phrase(action) for action in pilot.actions]
+            self._annotated.publish(messages.image(
+                annotated(pilot.newest_frame, pilot.instruction, texts), 'rgb8',
+                pilot.newest_image_ns, self.get_name()))
 
     def _publish_heartbeat(self):
         self._heartbeat.publish(Header(stamp=messages.time_message(runtime.now_ns(self)),
@@ -299,7 +269,7 @@ class NavigatorNode(Node):
         self._diagnostics.publish(messages.diagnostics(
             self.get_fully_qualified_name(), level, f'{pilot.state}: {pilot.reason}',
             {'state': pilot.state, 'reason': pilot.reason, 'instruction': pilot.instruction,
-             'policy': self._policy_name, 'policy_trouble': self._policy_trouble or 'none',
+             'policy': self._config.policy, 'policy_trouble': self._policy_trouble or 'none',
              'camera': self._camera_trouble or 'as the card says',
              'decisions': pilot.decisions, 'frames': pilot.frames,
              'decision_s': f'{self._decision_s:.3f}',
@@ -312,7 +282,7 @@ class NavigatorNode(Node):
             expected = self._policy.card.camera
             try:
                 live = Camera.from_intrinsics(int(info.width), int(info.height), float(info.k[0]),
-                                              self._camera_height_m or expected.height_m)
+                                              self._config.camera_height_m or expected.height_m)
                 trouble = '; '.join(expected.differences(live))
             except UserError as error:
                 trouble = str(error)

@@ -86,6 +86,11 @@ class Pilot:
         return len(self._history)
 
     @property
+    def newest_frame(self) -> np.ndarray:
+        """The newest frame of the run at the model's size, uint8 (H, W, 3)."""
+        return self._history.current
+
+    @property
     def newest_image_ns(self) -> int:
         """Stamp of the newest image, 0 before the first."""
         return self._recent[-1][0] if self._recent else 0
