@@ -17,7 +17,7 @@ from habitat.core.registry import registry
 from habitat.sims.habitat_simulator.habitat_simulator import HabitatSim
 from habitat_sim.metadata import MetadataMediator
 
-from sim_bridge.missing_textures import mended
+from sim_bridge.mended_glb import mended
 from vlnr1_ros.navigation.errors import UserError
 
 PBR_CONFIG = os.path.join('data', 'default.pbr_config.json')
@@ -58,8 +58,9 @@ class CheckedSim(HabitatSim):
     def create_sim_config(self, _sensor_suite):
         """habitat-lab's configuration, of a scene and materials that can be rendered here."""
         configuration = super().create_sim_config(_sensor_suite)
-        configuration.sim_cfg.scene_id = self._openable(self.habitat_config.scene)
-        if configuration.sim_cfg.gpu_device_id < 0:
+        without_gpu = configuration.sim_cfg.gpu_device_id < 0
+        configuration.sim_cfg.scene_id = self._openable(self.habitat_config.scene, without_gpu)
+        if without_gpu:
             if not hasattr(self, '_mediator'):    # habitat-lab asks anew for every episode
                 self._mediator = mediator_without_reflections()
             configuration.metadata_mediator = self._mediator
@@ -70,11 +71,12 @@ class CheckedSim(HabitatSim):
         super().reconfigure(*args, **kwargs)
         self._check_navmesh()
 
-    def _openable(self, scene):
+    def _openable(self, scene, without_reflections):
         if scene not in self._opened:
             if not hasattr(self, '_folder'):
                 self._folder = tempfile.TemporaryDirectory()
-            path, lost = mended(scene, os.path.join(self._folder.name, str(len(self._opened))))
+            folder = os.path.join(self._folder.name, str(len(self._opened)))
+            path, lost = mended(scene, folder, without_reflections)
             if lost:
                 logging.getLogger(__name__).warning(
                     '%s lacks %s: the colours of the materials are shown', scene, ', '.join(lost))

@@ -9,8 +9,10 @@ import math
 
 import numpy as np
 import pytest
+import trimesh
 from small_scenes import GREEN, RED, box, episode, room, write_split, write_stage
 from test_other_scenes import edited, two_floors, z_up
+from trimesh.visual import ColorVisuals
 
 from sim_bridge import frames
 from sim_bridge.config import EnvironmentConfig
@@ -220,10 +222,10 @@ def scene_pair(folder, scene, start, goal):
     return environments
 
 
-def assert_same_images(environments, poses):
+def assert_same_images(environments, poses, least_db=35):
     for position, yaw in poses:
         embedded, real = (look(environment, position, yaw) for environment in environments)
-        assert psnr_db(embedded['rgb'], real['rgb'][..., :3]) > 35
+        assert psnr_db(embedded['rgb'], real['rgb'][..., :3]) > least_db
         assert np.median(np.abs(embedded['depth'] - real['depth'])) < 1e-4
 
 
@@ -253,6 +255,20 @@ def test_a_missing_texture_looks_the_same(tmp_path):
 
     edited(path.with_name('lost.glb'), lose)
     assert_same_images(scene_pair(tmp_path, path, (2.5, 0, 2), (4, 0, 1)), POSES)
+
+
+def test_vertex_colours_look_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    scene = trimesh.Scene()
+    for mesh in coloured_room():
+        colours = rng.integers(0, 255, (len(mesh.vertices), 4)).astype(np.uint8)
+        colours[:, 3] = 255
+        scene.add_geometry(trimesh.Trimesh(mesh.vertices, mesh.faces, process=False,
+                                           visual=ColorVisuals(vertex_colors=colours)),
+                           node_name=mesh.name)
+    path = write_stage(tmp_path / 'scenes', 'painted', coloured_room())
+    path.with_name('painted.glb').write_bytes(scene.export(file_type='glb'))
+    assert_same_images(scene_pair(tmp_path, path, (2.5, 0, 2), (4, 0, 1)), POSES, 25)
 
 
 def test_floors_and_stairs_are_connected_alike(tmp_path):
