@@ -13,7 +13,9 @@ import logging
 import os
 import tempfile
 
+import habitat_sim
 from habitat.core.registry import registry
+from habitat.core.simulator import Observations
 from habitat.sims.habitat_simulator.habitat_simulator import HabitatSim
 from habitat_sim.metadata import MetadataMediator
 
@@ -51,6 +53,8 @@ class CheckedSim(HabitatSim):
 
     def __init__(self, config):
         self._opened = {}    # scene -> what was opened in its place
+        self._rendering = True
+        self._blind = False    # while a step is made without images
         super().__init__(config)
         self._current_scene = config.scene    # habitat-lab compares it with the next episode's
         self._check_navmesh()
@@ -70,6 +74,27 @@ class CheckedSim(HabitatSim):
         """Opens the scene the configuration names."""
         super().reconfigure(*args, **kwargs)
         self._check_navmesh()
+
+    def set_render(self, on):
+        """Whether steps carry images; without, a step costs a fraction."""
+        self._rendering = bool(on)
+
+    def step(self, action):
+        """Executes one discrete action; None looks without acting."""
+        if self._rendering or action is None:
+            return super().step(action)
+        self._blind = True
+        try:
+            self._prev_sim_obs = habitat_sim.Simulator.step(self, action)
+        finally:
+            self._blind = False
+        return Observations({})
+
+    def get_sensor_observations(self, agent_ids=0):
+        """What habitat-sim's step asks for after it has moved the agent."""
+        if self._blind:
+            return {agent_id: {} for agent_id in agent_ids}
+        return super().get_sensor_observations(agent_ids)
 
     def _openable(self, scene, without_reflections):
         if scene not in self._opened:

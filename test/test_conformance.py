@@ -201,6 +201,22 @@ def test_the_map_is_the_same(pair, apartments):
     assert same > 0.9
 
 
+def test_steps_without_images_go_the_same_way(apartments):
+    environment = Environment(apartments.config(simulator='habitat-sim'))
+    actions = [int(a) for a in np.random.default_rng(3).choice([1, 1, 2, 3], 30)]
+    walks = []
+    for on in (True, False):
+        environment.set_render(True)
+        environment.reset(environment.episodes[0].episode_id)
+        environment.set_render(on)
+        seen = [environment.step(action) for action in [*actions, 0]]
+        assert all((s.rgb is not None) == on for s in seen)
+        walks.append([(s.x, s.y, s.z, s.yaw_rad, s.collided) for s in seen])
+        walks[-1].append(environment.metrics())
+    assert walks[0] == walks[1]
+    environment.close()
+
+
 def test_opening_leaves_no_file_behind(apartments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     environment = Environment(apartments.config(simulator='habitat-sim'))
