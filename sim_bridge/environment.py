@@ -178,13 +178,9 @@ class Environment:
                            self._env.episode_over)
 
     def set_render(self, on: bool) -> None:
-        """Whether observations carry images; poses and measures do not need them.
-
-        habitat-sim renders every discrete step all the same.
-        """
+        """Whether observations carry images; poses and measures do not need them."""
         self._rendered = bool(on)
-        if hasattr(self._env.sim, 'set_render'):
-            self._env.sim.set_render(self._rendered)
+        self._env.sim.set_render(self._rendered)
 
     def expert_plan(self, n: int) -> list[int]:
         """The expert's next n actions from here, padded with stop.

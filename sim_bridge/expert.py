@@ -63,6 +63,10 @@ class ShortestPathExpert:
         """
         self._use_goals(goals)
         position = np.asarray(position, np.float32)
+        if not self._pathfinder.is_navigable(position):
+            # where the simulator puts an agent that stands beside the mesh once it moves
+            snapped = np.asarray(self._pathfinder.snap_point(position), np.float32)
+            position = snapped if np.isfinite(snapped).all() else position
         if not math.isfinite(self._path(position)[0]):
             raise UserError(f'no goal can be reached from {position.tolist()}: '
                              'the episode and the scene do not belong together')

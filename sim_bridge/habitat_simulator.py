@@ -13,11 +13,13 @@ import logging
 import os
 import tempfile
 
+import habitat_sim
 from habitat.core.registry import registry
+from habitat.core.simulator import Observations
 from habitat.sims.habitat_simulator.habitat_simulator import HabitatSim
 from habitat_sim.metadata import MetadataMediator
 
-from sim_bridge.missing_textures import mended
+from sim_bridge.mended_glb import mended
 from vlnr1_ros.navigation.errors import UserError
 
 PBR_CONFIG = os.path.join('data', 'default.pbr_config.json')
@@ -51,6 +53,8 @@ class CheckedSim(HabitatSim):
 
     def __init__(self, config):
         self._opened = {}    # scene -> what was opened in its place
+        self._rendering = True
+        self._blind = False    # while a step is made without images
         super().__init__(config)
         self._current_scene = config.scene    # habitat-lab compares it with the next episode's
         self._check_navmesh()
@@ -58,8 +62,9 @@ class CheckedSim(HabitatSim):
     def create_sim_config(self, _sensor_suite):
         """habitat-lab's configuration, of a scene and materials that can be rendered here."""
         configuration = super().create_sim_config(_sensor_suite)
-        configuration.sim_cfg.scene_id = self._openable(self.habitat_config.scene)
-        if configuration.sim_cfg.gpu_device_id < 0:
+        without_gpu = configuration.sim_cfg.gpu_device_id < 0
+        configuration.sim_cfg.scene_id = self._openable(self.habitat_config.scene, without_gpu)
+        if without_gpu:
             if not hasattr(self, '_mediator'):    # habitat-lab asks anew for every episode
                 self._mediator = mediator_without_reflections()
             configuration.metadata_mediator = self._mediator
@@ -70,11 +75,33 @@ class CheckedSim(HabitatSim):
         super().reconfigure(*args, **kwargs)
         self._check_navmesh()
 
-    def _openable(self, scene):
+    def set_render(self, on):
+        """Whether steps carry images; without, a step costs a fraction."""
+        self._rendering = bool(on)
+
+    def step(self, action):
+        """Executes one discrete action; None looks without acting."""
+        if self._rendering or action is None:
+            return super().step(action)
+        self._blind = True
+        try:
+            self._prev_sim_obs = habitat_sim.Simulator.step(self, action)
+        finally:
+            self._blind = False
+        return Observations({})
+
+    def get_sensor_observations(self, agent_ids=0):
+        """What habitat-sim's step asks for after it has moved the agent."""
+        if self._blind:
+            return {agent_id: {} for agent_id in agent_ids}
+        return super().get_sensor_observations(agent_ids)
+
+    def _openable(self, scene, without_reflections):
         if scene not in self._opened:
             if not hasattr(self, '_folder'):
                 self._folder = tempfile.TemporaryDirectory()
-            path, lost = mended(scene, os.path.join(self._folder.name, str(len(self._opened))))
+            folder = os.path.join(self._folder.name, str(len(self._opened)))
+            path, lost = mended(scene, folder, without_reflections)
             if lost:
                 logging.getLogger(__name__).warning(
                     '%s lacks %s: the colours of the materials are shown', scene, ', '.join(lost))

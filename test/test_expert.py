@@ -127,6 +127,15 @@ def test_goes_on_until_the_place_is_accepted(two_rooms):
     assert stubborn.count(FORWARD) == actions.count(FORWARD) + 1
 
 
+def test_a_start_beside_the_mesh_is_planned_from_the_mesh(two_rooms):
+    goal = np.array([2.5, 0, 3.5])
+    beside = np.array([-0.4, 0, 1.0], np.float32)
+    on = two_rooms.snap_point(beside)
+    assert not two_rooms.is_navigable(beside)
+    expert = ShortestPathExpert(two_rooms)
+    assert expert.plan(beside, 0.3, goal, n=12) == expert.plan(on, 0.3, goal, n=12)
+
+
 def test_unreachable_goal_and_bad_goals_are_refused(two_rooms):
     islands = NavMesh(np.concatenate([box(0, 0, 2, 2, -0.2, 0), box(5, 0, 7, 2, -0.2, 0)]))
     with pytest.raises(UserError, match='reach'):

@@ -1,4 +1,5 @@
 """Scenes that are not ours: which way up, several floors, many meshes, damaged textures."""
+import base64
 import json
 import math
 import struct
@@ -330,6 +331,12 @@ def test_a_missing_texture_leaves_the_colour_of_the_material(tmp_path, caplog):
     assert 'no texture that can be read' in caplog.text
     Image.fromarray(np.full((4, 4, 3), BLUE, np.uint8)).save(tmp_path / 'gone.png')
     assert front_colour(edited(textured_box(tmp_path), lose)) == BLUE
+
+    def embed(doc):
+        text = base64.b64encode((tmp_path / 'gone.png').read_bytes()).decode()
+        doc['images'][0] = {'uri': 'data:image/png;base64,' + text}
+
+    assert front_colour(edited(textured_box(tmp_path), embed)) == BLUE
 
     def damage(doc):
         doc['bufferViews'][doc['images'][0]['bufferView']]['byteLength'] = 20

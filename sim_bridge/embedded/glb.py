@@ -7,9 +7,11 @@ compressed geometry and textures are refused with the remedy.
 """
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import struct
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -134,10 +136,16 @@ class _Glb:
         if 'bufferView' in spec:
             raw = np.frombuffer(self.bytes_of(spec['bufferView'])[0], np.uint8)
         else:
-            path = self._folder / spec.get('uri', '')
-            raw = np.fromfile(path, np.uint8) if path.is_file() else np.zeros(0, np.uint8)
+            raw = self._picture_bytes(spec.get('uri', ''))
         image = cv2.imdecode(raw, cv2.IMREAD_COLOR) if raw.size else None
         return None if image is None else np.ascontiguousarray(image[:, :, ::-1])
+
+    def _picture_bytes(self, uri):
+        """Bytes (N,) uint8 of a picture in or beside the file, none where it is missing."""
+        if uri.startswith('data:'):
+            return np.frombuffer(base64.b64decode(uri.partition(',')[2]), np.uint8)
+        path = self._folder / urllib.parse.unquote(uri)
+        return np.fromfile(path, np.uint8) if path.is_file() else np.zeros(0, np.uint8)
 
     def material(self, index):
         """The _Material of a number, read once."""

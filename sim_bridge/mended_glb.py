@@ -1,8 +1,10 @@
-"""Scenes whose textures are missing, mended for habitat-sim, which a missing texture kills.
+"""Meshes that habitat-sim cannot draw, mended in a copy of which only the JSON differs.
 
 habitat-sim (0.3.4) skips a texture that it cannot load and then draws its material with a pointer
-to nothing: the process ends without a Python error. A copy of the mesh whose materials do not name
-such textures shows their plain colours instead. Nothing but the standard library is needed.
+to nothing: the process ends without a Python error. In the copy no material names such a texture,
+so that its plain colour shows. And surfaces without any material are drawn with reflections alone,
+black where those are left out; in the copy they have a plain material. Nothing but the standard
+library is needed.
 """
 from __future__ import annotations
 
@@ -18,11 +20,11 @@ _HEADER = struct.Struct('<4sIIII')    # magic, version, length, length of the JS
 _ENDS = {b'\x89PNG': b'IEND', b'\xff\xd8\xff': b'\xff\xd9'}    # how whole pictures begin and end
 
 
-def mended(scene, folder):
+def mended(scene, folder, without_reflections=False):
     """(path to open instead of `scene`, names of the pictures that are missing).
 
     scene: a .glb or a stage config, anything else comes back as it is. The path is `scene` itself
-    where nothing is missing, else that of a copy written to `folder`. The copy of a mesh without
+    where nothing is amiss, else that of a copy written to `folder`. The copy of a mesh without
     stage config leaves the files beside it behind: semantics and .navmesh.
     """
     config_path, asset = _stage(Path(scene))
@@ -31,11 +33,13 @@ def mended(scene, folder):
     with open(asset, 'rb') as file:
         document = _document(file)
         lost = _lost_textures(document, file, asset.parent) if document else {}
-        if not lost:
+        bare = _without_material(document) if document and without_reflections else []
+        if not lost and not bare:
             return scene, []
         os.makedirs(folder, exist_ok=True)
         copy = os.path.join(folder, asset.name)
         _forget(document, lost)
+        _give_material(document, bare)
         _point_to_pictures(document, asset.parent)
         _write(copy, document, file)
     if config_path is None:
@@ -125,6 +129,19 @@ def _forget(document, lost):
             for key in [k for k, v in holder.items()
                         if k.endswith('Texture') and v.get('index') in lost]:
                 del holder[key]
+
+
+def _without_material(document):
+    return [primitive for mesh in document.get('meshes', [])
+            for primitive in mesh.get('primitives', []) if 'material' not in primitive]
+
+
+def _give_material(document, primitives):
+    if primitives:
+        materials = document.setdefault('materials', [])
+        materials.append({'name': 'plain', 'pbrMetallicRoughness': {'metallicFactor': 0.0}})
+        for primitive in primitives:
+            primitive['material'] = len(materials) - 1
 
 
 def _point_to_pictures(document, folder):
