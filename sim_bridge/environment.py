@@ -140,6 +140,18 @@ class Environment:
         self._bumping = False
         return self._observation(seen, action == 1 and bool(self._env.sim.previous_step_collided))
 
+    def steps(self, actions: list[int]) -> list[Observation]:
+        """Execute actions one after the other until the episode is over; what each led to.
+
+        To an environment in another process this is one question instead of several.
+        """
+        seen = []
+        for action in actions:
+            seen.append(self.step(action))
+            if seen[-1].episode_over:
+                break
+        return seen
+
     def move(self, linear_m_s: float, angular_rad_s: float, duration_s: float) -> Observation:
         """Drive with constant velocities for a while, sliding along what is in the way.
 

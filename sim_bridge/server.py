@@ -25,8 +25,8 @@ from sim_bridge.environment import Environment, Observation, load_episodes
 from vlnr1_ros.navigation.errors import UserError
 
 LOCAL = re.compile(r'ipc://.+|tcp://(127(\.\d+){3}|localhost|\[::1\]):\d+')
-METHODS = ('reset', 'step', 'move', 'look', 'set_render', 'expert_plan', 'distance_to_goal_m',
-           'nearest_candidate', 'metrics', 'top_down_map')
+METHODS = ('reset', 'step', 'steps', 'move', 'look', 'set_render', 'expert_plan',
+           'distance_to_goal_m', 'nearest_candidate', 'metrics', 'top_down_map')
 """What a client may call of its Environment."""
 PARENT_CHECK_S = 1.0
 
@@ -79,6 +79,8 @@ class Server:
         if method not in METHODS or self._environment is None:
             raise wire.WireError(f'{method!r} cannot be called now')
         found = getattr(self._environment, method)(*arguments)
+        if method == 'steps':
+            return [vars(seen) for seen in found]
         return vars(found) if isinstance(found, Observation) else found
 
 

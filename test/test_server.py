@@ -132,6 +132,22 @@ def test_same_actions_same_bytes(local, remote):
     assert local.metrics() == digits(remote.metrics()) and remote.episode_over
 
 
+def test_several_actions_in_one_question_are_the_same_one_by_one(local, remote):
+    episode_id = local.episodes[2].episode_id
+    local.reset(episode_id)
+    plan = local.expert_plan(5)[:4] + [0, 2, 2]
+    expected = [local.step(action) for action in plan[:5]]
+    assert expected[-1].episode_over
+    for environment in (local, remote):
+        environment.reset(episode_id)
+        seen = environment.steps(plan)
+        assert len(seen) == 5 and environment.episode_over, 'nothing after a stop'
+        for one, other in zip(expected, seen):
+            same(one, other)
+    remote.reset(episode_id)
+    assert remote.steps([]) == [] and not remote.episode_over
+
+
 def test_images_of_the_server_can_be_written_to(remote):
     seen = remote.reset(remote.episodes[0].episode_id)
     assert seen.rgb.nbytes > wire.SMALL_BYTES

@@ -62,15 +62,13 @@ def run_episode(environment: Environment, episode_id: str, policy: Policy, seed:
     poses = [_pose(seen)]
     decisions = 0
     while not seen.episode_over:
-        plan = policy.plan(history)
+        plan = [int(action) for action in policy.plan(history)[:policy.card.execute]]
         decisions += 1
-        for action in plan[:policy.card.execute]:
-            seen = environment.step(int(action))
-            actions.append(int(action))
+        for action, seen in zip(plan, environment.steps(plan)):
+            actions.append(action)
             poses.append(_pose(seen))
-            if seen.episode_over:
-                break
-            history.add(dark if seen.rgb is None else seen.rgb)
+            if not seen.episode_over:
+                history.add(dark if seen.rgb is None else seen.rgb)
     return EpisodeRun(episode, actions, decisions, environment.metrics(), poses)
 
 
