@@ -84,6 +84,8 @@ def test_graphs_side_by_side_give_one_file(apartments, tmp_path):
 
 @pytest.mark.parametrize('changes, told', [
     ({'through_ros': False, 'mode': 'velocity'}, '--mode velocity.*--through-ros'),
+    ({'imperfections': 1.0}, '--imperfections 1.*--mode velocity'),
+    ({'through_ros': False, 'imperfections': 1.0}, '--through-ros --mode velocity'),
     ({'mode': 'flying'}, "'flying'.*discrete, velocity"),
     ({'policy': 'forward'}, 'forward.*without --through-ros'),
     ({'seed': -1}, 'seed is -1'),

@@ -79,7 +79,7 @@ def evaluate(config: EvaluateConfig) -> tuple[dict, list[dict]]:
         raise UserError('policy forward goes as far as the goals are on average, and the episodes '
                         f'of split {config.split} do not tell how far they are')
     job = Job(policy, card, environment, config.swap, config.seed, config.device,
-               distances, config.habitat_python, ros_mode(config))
+               distances, config.habitat_python, ros_mode(config), config.imperfections)
     settings = result_settings(config, policy, environment)
     lines = _run(job, chosen, results.ResultFile(result_path(config), settings), config)
     return settings, lines

@@ -19,7 +19,8 @@ from vlnr1_ros.resources import given_or_shipped
 
 EXPERT = 'expert'
 HASHED_BYTES = 1 << 20
-MODES = ('discrete', 'velocity')   # of the ROS graph
+VELOCITY = 'velocity'
+MODES = ('discrete', VELOCITY)   # of the ROS graph
 FROM_PRESET = ('dataset', 'turn_deg', 'forward_m', 'agent_radius_m', 'agent_height_m',
                'allow_sliding', 'max_steps', 'success_distance_m')
 
@@ -63,6 +64,9 @@ class EvaluateConfig:
     mode: Optional[str] = field(default=None, metadata={'help':
         "of --through-ros. discrete: habitat's actions, and the numbers of a run in process; "
         'velocity: a driver drives, as on a robot. Default: discrete'})
+    imperfections: float = field(default=0.0, metadata={'help':
+        'of --mode velocity: what a real base does wrong, in times of the errors of a small robot '
+        '(docs/simulation.md)'})
     turn_deg: Optional[float] = field(default=None, metadata={'help':
         "the simulator's degrees per turn. Default: the preset's (30; R2R 15)"})
     forward_m: Optional[float] = field(default=None, metadata={'help':
@@ -110,10 +114,16 @@ def ros_mode(config: EvaluateConfig) -> str | None:
         if config.mode is not None:
             raise UserError(f'--mode {config.mode} says how to run through ROS: give '
                             '--through-ros as well')
+        if config.imperfections:
+            raise UserError(f'--imperfections {config.imperfections:g} are those of a driven '
+                            'base: give --through-ros --mode velocity')
         return None
     mode = config.mode or MODES[0]
     if mode not in MODES:
         raise UserError(f'mode {mode!r} is unknown; give one of {", ".join(MODES)}')
+    if config.imperfections and mode != VELOCITY:
+        raise UserError(f'--imperfections {config.imperfections:g} are those of a driven base: '
+                        'give --mode velocity')
     if config.ray:
         raise UserError('--through-ros runs on this machine only: leave --ray out')
     if config.policy == 'forward':
@@ -181,7 +191,8 @@ def result_path(config: EvaluateConfig) -> str:
     benchmark = '' if config.preset == APARTMENTS.name else f'_{config.preset}'
     name = (name_of(config.policy) + f'{benchmark}_{config.split}'
             + ('_swap' if config.swap else '')
-            + (f'_ros_{ros_mode(config)}' if config.through_ros else ''))
+            + (f'_ros_{ros_mode(config)}' if config.through_ros else '')
+            + (f'_imperfect_{config.imperfections:g}' if config.imperfections else ''))
     return config.out or str(Path('results') / f'{name}.jsonl')
 
 
@@ -197,6 +208,7 @@ def result_settings(config: EvaluateConfig, policy: str, environment: Environmen
         'allow_sliding': config.allow_sliding, 'max_steps': config.max_steps,
         'success_distance_m': config.success_distance_m, 'simulator': environment.simulator,
         **({'through_ros': True, 'mode': ros_mode(config)} if config.through_ros else {}),
+        **({'imperfections': config.imperfections} if config.imperfections else {}),
     }
 
 

@@ -22,6 +22,7 @@ class Job:
     """What a worker process needs.
 
     forward_m_of_tier: how far the forward policy goes. mode: of the ROS graph, None in process.
+    imperfections: strength of a driven base's errors.
     """
 
     policy: str
@@ -33,6 +34,7 @@ class Job:
     forward_m_of_tier: dict
     habitat_python: str | None = None
     mode: str | None = None
+    imperfections: float = 0.0
 
 
 class Runner:

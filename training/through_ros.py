@@ -68,6 +68,8 @@ def _graph(job) -> Graph:
         'navigator': {**actions, 'device': job.device or ''},
         'sim_bridge': {**environment_parameters(environment), 'policy_seed': job.seed,
                        'habitat_python': job.habitat_python or '',
+                       'imperfections.strength': float(job.imperfections),
+                       'imperfections.seed': job.seed,
                        'lockstep_timeout_s': LATE_S, 'startup_timeout_s': START_UP_S}}
     if job.mode == VELOCITY:
         parameters['driver'] = actions
