@@ -167,6 +167,8 @@ def test_an_empty_plan_holds_and_older_plans_are_answers_to_an_old_question(visi
     old_ns, here = visitor.newest()
     visitor.plans.publish(messages.path(encode(here, [L] * 40, ACTIONS), old_ns, 'odom'))
     wait_until(lambda: any(s.state == 'running' for s, _ in list(visitor.statuses)))
+    # a hold is stamped with the newest image: this must be one of after the first plan's
+    wait_until(lambda: visitor.images[-1] > old_ns + 1)
     statuses = told(visitor.send())
     assert statuses[-2][0] == 'dropped' and statuses[-2][3] == 'an empty plan asks to hold'
     assert 0 < statuses[-2][1] < 40 and statuses[-1][:3] == ('accepted', 0, 0)
