@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass, field, replace
 
 from sim_bridge.client import EnvironmentVector, RemoteEnvironment
-from sim_bridge.config import EnvironmentConfig
+from sim_bridge.config import EnvironmentConfig, simulator_name
 from sim_bridge.environment import Environment
 from vlnr1_ros.navigation.camera import Camera, parse_size
 from vlnr1_ros.navigation.errors import UserError
@@ -77,9 +77,11 @@ def variants(config: EnvironmentConfig, python: str) -> list[Variant]:
 
     server = RemoteEnvironment(config, python)
     # a policy decides on several actions at once, and evaluation asks for those at once
-    return [open_one(REFERENCE), Variant(SERVER, server), Variant(PLANS, server, plan=3),
-            Variant(TWO_SERVERS, TwoServers(config, python)),
-            open_one('rgb and depth, all measures', depth=True),
+    team = [open_one(REFERENCE), Variant(SERVER, server), Variant(PLANS, server, plan=3),
+            Variant(TWO_SERVERS, TwoServers(config, python))]
+    if simulator_name(config.simulator) == 'habitat-sim':
+        return team     # which has room for one simulator a process
+    return [*team, open_one('rgb and depth, all measures', depth=True),
             open_one('rgb, no measures', measures=False),
             open_one('no images, all measures', render=False),
             open_one('rgb, all measures, map', top_down_map=True)]
