@@ -27,7 +27,6 @@ OFFSETS = (-1, 0, 1, 2)
 TURN_SLACK_DEG = 2.0
 ENOUGH = 20
 """Measured motions below which nothing is claimed."""
-TURNS = (Action.TURN_LEFT, Action.TURN_RIGHT)
 
 
 @dataclass

@@ -25,15 +25,14 @@ from training.rft_config import NavRftConfig, RftArguments
 from training.sft import (
     CardInCheckpoints,
     adapters,
-    last_whole_checkpoint,
     load_data,
     load_model,
-    save,
     set_accumulation,
+    train,
     trained_card,
 )
 from vlnr1_ros.navigation.actions import Action
-from vlnr1_ros.navigation.card import FILE_NAME, NavigationCard
+from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.policy.grammar import AnswerGrammar
 from vlnr1_ros.policy.lvlm import ADAPTER_FILE
@@ -107,17 +106,7 @@ def make_trainer(arguments: RftArguments,
 
 def main(argv: list[str] | None = None) -> int:
     """The command line of this module."""
-    arguments, config = parse(argv)
-    folder = Path(config.output_dir)
-    if (folder / FILE_NAME).exists():
-        raise UserError(f'{folder} holds a finished checkpoint; give another --output_dir')
-    trainer, card = make_trainer(arguments, config)
-    resumed = config.resume_from_checkpoint or last_whole_checkpoint(folder)
-    print(f'{len(trainer.train_dataset)} decisions, '
-          + (f'going on from {resumed}' if resumed else f'starting from {arguments.model}'))
-    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    print(save(trainer, card, arguments.lora))
-    return 0
+    return train(*parse(argv), make_trainer, 'decisions')
 
 
 def parse(argv: list[str] | None = None) -> tuple[RftArguments, NavRftConfig]:

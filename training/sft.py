@@ -164,19 +164,26 @@ def save(trainer, card: NavigationCard, lora: bool) -> Path:
     return folder
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line of this module."""
-    arguments, config = parse(argv)
+def train(arguments: SftArguments, config, make_trainer, counted: str) -> int:
+    """Make a trainer, run it from where it was cut, save; returns the exit code.
+
+    counted: what its data is called. UserError where the folder holds a finished checkpoint.
+    """
     folder = Path(config.output_dir)
     if (folder / FILE_NAME).exists():
         raise UserError(f'{folder} holds a finished checkpoint; give another --output_dir')
     trainer, card = make_trainer(arguments, config)
     resumed = config.resume_from_checkpoint or last_whole_checkpoint(folder)
-    print(f'{len(trainer.train_dataset)} samples, '
+    print(f'{len(trainer.train_dataset)} {counted}, '
           + (f'going on from {resumed}' if resumed else f'starting from {arguments.model}'))
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     print(save(trainer, card, arguments.lora))
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line of this module."""
+    return train(*parse(argv), make_trainer, 'samples')
 
 
 def parse(argv: list[str] | None = None) -> tuple[SftArguments, NavSftConfig]:

@@ -15,7 +15,7 @@ from typing import Any
 from .actions import Action, ActionSet
 from .camera import Camera, parse_size
 from .errors import UserError
-from .memory import SAMPLERS, LongShort, Sampler, sampler_from_dict, sampler_to_dict
+from .memory import SAMPLERS, History, LongShort, Sampler, sampler_from_dict, sampler_to_dict
 from .prompt import Template
 
 FILE_NAME = 'navigation.json'
@@ -58,6 +58,13 @@ class NavigationCard:
             raise UserError(f'horizon is {self.horizon}; give 1 to 64 actions')
         if not 1 <= self.execute <= self.horizon:
             raise UserError(f'execute is {self.execute}; give 1 to horizon ({self.horizon})')
+
+    def check_history(self, history: History) -> None:
+        """Raise UserError when its frames are not of the size that the model takes."""
+        if (history.width, history.height) != (self.frame_width, self.frame_height):
+            raise UserError(
+                f'the history keeps frames of {history.width}x{history.height} pixels, the model '
+                f'takes {self.frame_width}x{self.frame_height}; make the history with that size')
 
     def to_dict(self) -> dict:
         """JSON form of the card."""

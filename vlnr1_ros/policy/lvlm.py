@@ -81,12 +81,7 @@ class LvlmPolicy:
         if self._instruction is None:
             raise UserError('there is no instruction yet; call reset first')
         card = self.card
-        size = (history.width, history.height)
-        if size != (card.frame_width, card.frame_height):
-            raise UserError(
-                f'the history keeps frames of {size[0]}x{size[1]} pixels, the model takes '
-                f'{card.frame_width}x{card.frame_height}; make the history with that size'
-            )
+        card.check_history(history)
         _, frames = history.sample(card.sampler)
         if card.blind:
             frames = [np.zeros_like(frame) for frame in frames]

@@ -204,12 +204,7 @@ class RemotePolicy:
         if self._instruction is None:
             raise UserError('there is no instruction yet; call reset first')
         card = self.card
-        size = (history.width, history.height)
-        if size != (card.frame_width, card.frame_height):
-            raise UserError(
-                f'the history keeps frames of {size[0]}x{size[1]} pixels, the model takes '
-                f'{card.frame_width}x{card.frame_height}; make the history with that size'
-            )
+        card.check_history(history)
         images = iter(self._images(*history.sample(card.sampler)))
         blocks = card.template.blocks(
             self._instruction, len(self._encoded) - 1, card.action_set, card.horizon
