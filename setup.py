@@ -56,7 +56,6 @@ EXTRAS = {
         'shapely>=2.0',
         'trimesh>=4',
         'pillow',
-        'pyzmq>=25',
         'msgpack>=1',
     ],
     'train': [OPENCV, 'torch>=2.6', 'transformers>=5,<6', 'trl>=1.16,<2', 'peft>=0.21',
