@@ -1,6 +1,8 @@
 """Messages: no field of a wrong type or value ever leaves, images of every layout are read."""
 import math
+import sys
 from array import array
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -169,7 +171,7 @@ class OtherBridge:
 
 
 def test_cv_bridge_reads_what_is_not_known_here_and_nothing_else(monkeypatch):
-    monkeypatch.setattr(messages, 'CvBridge', OtherBridge)
+    monkeypatch.setitem(sys.modules, 'cv_bridge', SimpleNamespace(CvBridge=OtherBridge))
     got = messages.image_rgb(Image(encoding='yuv422'))
     assert got.flags.c_contiguous
     np.testing.assert_array_equal(got, RGB)

@@ -21,11 +21,6 @@ from ..motion.plan import PlanStatus, Pose
 from ..motion.safety import Odometry
 from ..navigation.errors import UserError
 
-try:
-    from cv_bridge import CvBridge
-except ImportError:   # it comes with ROS from apt only
-    CvBridge = None
-
 NS = 1_000_000_000
 QUATERNION_TOLERANCE = 0.01
 PLAN_STATUS_NAME = 'plan'
@@ -182,11 +177,14 @@ def _by_cv_bridge(message: Image) -> np.ndarray:
     known = f'publish one of {", ".join(_COLOUR)}'
     if message.encoding in _LAYOUT:
         raise UserError(f'image encoding {message.encoding!r} is depth, not colour; {known}')
-    if CvBridge is None:
-        raise UserError(f'image encoding {message.encoding!r} is not a colour image known here; '
-                        f'{known}, or install cv_bridge')
     try:
+        # From apt only, and it may be built for another numpy: not asked before it is needed.
+        from cv_bridge import CvBridge
+
         return np.ascontiguousarray(CvBridge().imgmsg_to_cv2(message, 'rgb8'))
+    except ModuleNotFoundError:
+        raise UserError(f'image encoding {message.encoding!r} is not a colour image known here; '
+                        f'{known}, or install cv_bridge') from None
     except Exception as error:   # cv_bridge, cv2 and numpy have one of their own each
         raise UserError(f'cv_bridge can not read an image of encoding {message.encoding!r} '
                         f'({error}); {known}') from None
