@@ -133,7 +133,7 @@ def test_a_sentence_and_an_image_give_a_plan_from_the_pose_of_the_image(followin
 
 
 def test_a_finished_plan_is_followed_by_another_and_stop_ends_the_run(following):
-    for _ in range(8):
+    for number in range(8):
         plan = following.plans[-1]
         count = len(plan.poses) - 1
         last = decode(messages.path_poses(plan), ActionSet())[-1] == 0
@@ -141,7 +141,7 @@ def test_a_finished_plan_is_followed_by_another_and_stop_ends_the_run(following)
         following.report(plan, 'done', count, count, 'stop' if last else '')
         if last:
             break
-        following.see(pose=(1.0, 2.0), stamp_ns=time.time_ns())
+        following.see(pose=(1.75 + 0.75 * number, 2.0), stamp_ns=time.time_ns())
         wait_until(lambda: following.plans[-1] is not plan)  # noqa: B023
     wait_until(lambda: following.state == 'finished')
     assert following.states[-1]['reason'] == 'stop'

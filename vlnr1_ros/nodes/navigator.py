@@ -22,8 +22,8 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, String
 from std_srvs.srv import SetBool, Trigger
 
+from ..motion.stuck import StuckRule
 from ..navigation.actions import ActionSet
-from ..navigation.camera import Camera
 from ..navigation.card import NavigationCard
 from ..navigation.errors import UserError
 from ..policy.load import BASELINES, is_url, load_policy
@@ -31,15 +31,16 @@ from ..resources import given_or_shipped
 from . import messages, runtime
 from .annotated import annotated
 from .base_pose import BasePose
+from .camera_check import CameraCheck
 from .decision import Answer, Decider
 from .expert_policy import ExpertPolicy
+from .health import Health
 from .navigator_config import IMAGES, RELIABILITY, NavigatorConfig
-from .pilot import DECIDING, EXECUTING, FAILED, REFUSED, Pilot
+from .pilot import DECIDING, EXECUTING, Pilot
 from .polled import PolledSubscription
 
 HEARTBEAT_S = 0.05
 DIAGNOSTICS_S = 1.0
-OK, WARN, ERROR = 0, 1, 2
 
 
 class NavigatorNode(Node):
@@ -52,20 +53,21 @@ class NavigatorNode(Node):
         runtime.declare(self, 'seed', 0, 'of whatever is random in the policy', read_only=False)
         self._policy = self._load_policy()
         card, config = self._policy.card, self._config
-        _, _, to_rgb = IMAGES[config.image_transport]
-        self._pilot = Pilot(card, config.execute or card.execute, config.retry_s, to_rgb,
-                            self._pose_at)
+        self._camera = CameraCheck(card.camera, config.camera_height_m, config.crop)
+        self._pilot = Pilot(card, config.execute or card.execute, config.retry_s, self._rgb,
+                            self._pose_at, StuckRule(card.action_set, config.when_stuck,
+                                                     config.stuck_turn_deg, config.stuck_plans))
         self._base = BasePose()
         self._answers: deque[Answer] = deque()
         self._answered = self.create_guard_condition(self._guarded(self._on_answer))
         self._decider = Decider(self._policy, self._hand_over)
         self._unacknowledged: Header | None = None
         self._said = ''
-        self._camera_trouble = ''
+        self._trouble = ''             # of camera and frames
+        self._health = Health()
         self._asked = 0                # token of the last question
         self._policy_trouble = ''      # why the policy is not available
         self._ask_again_ns: int | None = None
-        self._decision_s = 0.0
         self._image_at_ns = self._status_at_ns = self._steady_ns()
         self._connect()
         self._advance()
@@ -121,6 +123,7 @@ class NavigatorNode(Node):
 
     def _on_image(self, message):
         self._image_at_ns = self._steady_ns()
+        self._health.image()
         self._pilot.image(messages.time_ns(message.header.stamp), message)
         if self._config.lockstep:
             # Simulated time may run many times faster than the heartbeat's timer.
@@ -138,7 +141,6 @@ class NavigatorNode(Node):
     def _on_answer(self):
         while self._answers:
             answer = self._answers.popleft()
-            self._decision_s = answer.took_s
             self._status_at_ns = self._steady_ns()
             if answer.unavailable and answer.token == self._asked \
                     and self._pilot.state == DECIDING:
@@ -146,7 +148,12 @@ class NavigatorNode(Node):
             else:
                 if not answer.error:
                     self._policy_trouble = ''
+                    self._health.decision(answer.took_s)
+                interfered = self._pilot.stuck.count
                 self._pilot.answer(answer)
+                if self._pilot.stuck.count != interfered:
+                    self.get_logger().warning(
+                        f'stuck: {self._pilot.stuck.trouble}; now {self._pilot.reason}')
                 self._publish_annotated()
 
     def _wait_for_policy(self, trouble):
@@ -227,9 +234,24 @@ class NavigatorNode(Node):
         self._answered.trigger()
 
     def _pose_at(self, stamp_ns: int):
-        for message in self._odometry.take():
-            self._base.add(messages.odometry(message))
+        self._hear_odometry()
         return self._base.at(stamp_ns)
+
+    def _hear_odometry(self):
+        taken = self._odometry.take()
+        self._health.odometry(len(taken))
+        for message in taken:
+            self._base.add(messages.odometry(message))
+
+    def _rgb(self, message):
+        """What the model is to see of an image."""
+        self._hear_camera_info()
+        _, _, to_rgb = IMAGES[self._config.image_transport]
+        return self._camera.fit(to_rgb(message), message.header.frame_id)
+
+    def _hear_camera_info(self):
+        for info in self._camera_info.take()[-1:]:
+            self._camera.hear(info)
 
     # What is said
 
@@ -262,33 +284,24 @@ class NavigatorNode(Node):
                                        frame_id=self.get_name()))
 
     def _on_diagnostics(self):
-        pilot = self._pilot
-        self._check_camera()
-        level = {FAILED: ERROR, REFUSED: ERROR}.get(
-            pilot.state, WARN if self._camera_trouble or self._policy_trouble else OK)
+        self._hear_camera_info()
+        self._hear_odometry()
+        self._look_for_trouble()
         self._diagnostics.publish(messages.diagnostics(
-            self.get_fully_qualified_name(), level, f'{pilot.state}: {pilot.reason}',
-            {'state': pilot.state, 'reason': pilot.reason, 'instruction': pilot.instruction,
-             'policy': self._config.policy, 'policy_trouble': self._policy_trouble or 'none',
-             'camera': self._camera_trouble or 'as the card says',
-             'decisions': pilot.decisions, 'frames': pilot.frames,
-             'decision_s': f'{self._decision_s:.3f}',
-             'image_age_s': f'{(self._steady_ns() - self._image_at_ns) * 1e-9:.2f}'},
-            runtime.now_ns(self)))
+            self.get_fully_qualified_name(), *self._health.report(
+                self._pilot, self._camera, self._config.policy, self._policy_trouble,
+                self._trouble), runtime.now_ns(self)))
 
-    def _check_camera(self):
-        """Compare the live camera with the card; a difference is a warning with both values."""
-        for info in self._camera_info.take()[-1:]:
-            expected = self._policy.card.camera
-            try:
-                live = Camera.from_intrinsics(int(info.width), int(info.height), float(info.k[0]),
-                                              self._config.camera_height_m or expected.height_m)
-                trouble = '; '.join(expected.differences(live))
-            except UserError as error:
-                trouble = str(error)
-            if trouble and trouble != self._camera_trouble:
-                self.get_logger().warning(f'another camera than the model was made for: {trouble}')
-            self._camera_trouble = trouble
+    def _look_for_trouble(self):
+        """Compare camera and frames with what is expected; news is a warning in the log."""
+        trouble, odom_frame = self._camera.trouble, self._config.odom_frame
+        if odom_frame and self._base.frame_id not in ('', odom_frame):
+            trouble = '; '.join(filter(None, (
+                trouble, f'odometry is in frame {self._base.frame_id!r}, plans in '
+                f'{odom_frame!r} (odom_frame): the driver will refuse them')))
+        if trouble and trouble != self._trouble:
+            self.get_logger().warning(trouble)
+        self._trouble = trouble
 
     @staticmethod
     def _steady_ns() -> int:

@@ -7,6 +7,7 @@ from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from ..motion.config import number
+from ..motion.stuck import ESCAPE, IGNORE, STOP
 from ..navigation.errors import UserError
 from . import messages
 from .compressed import compressed_rgb
@@ -16,7 +17,8 @@ RELIABILITY = {'best_effort': ReliabilityPolicy.BEST_EFFORT,
 IMAGES = {'raw': ('image_raw', Image, messages.image_rgb),
           'compressed': ('image_raw/compressed', CompressedImage, compressed_rgb)}
 """Topic, message and its conversion to RGB, by transport."""
-KNOWN = {'image_transport': IMAGES, 'image_reliability': RELIABILITY}
+KNOWN = {'image_transport': IMAGES, 'image_reliability': RELIABILITY,
+         'when_stuck': (ESCAPE, STOP, IGNORE)}
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class NavigatorConfig:
     camera_height_m: float = number(
         0.0, 'of the camera above the floor, compared with the card; 0: not compared', 'm', 0.0,
         10.0)
+    crop: bool = number(
+        True, "cut the images of a camera that is wider than the card's to its field of view")
     odom_frame: str = number('', 'frame of the plans; empty: that of odometry')
     retry_s: float = number(
         0.5, 'after a refused plan, or when the policy is not available, ask again from an image '
@@ -44,6 +48,14 @@ class NavigatorConfig:
     driver_timeout_s: float = number(
         15.0, 'give up when the driver is silent about a plan for this long (not in lockstep)',
         's', 0.5, 600.0)
+    when_stuck: str = number(
+        ESCAPE, 'when the robot turns and turns, or its plans do not move it: escape (one other '
+        'action; after two at one place give up), stop (give up) or ignore')
+    stuck_turn_deg: float = number(
+        360.0, 'so much turning at one place, to whichever side, is stuck', 'deg', 90.0, 3600.0)
+    stuck_plans: int = number(
+        5, 'so many plans in a row that were driven and did not move the robot are stuck', '', 2,
+        100)
     lockstep: bool = number(False, 'acknowledge every image, for a simulator that waits')
 
     def __post_init__(self):
