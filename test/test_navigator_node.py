@@ -92,7 +92,8 @@ class Robot(Spun):
 
 def navigator(domain_id, executor_class=SingleThreadedExecutor, **parameters):
     overrides = [Parameter(name, value=value)
-                 for name, value in {'policy': 'forward', **parameters}.items()]
+                 for name, value in {'policy': 'forward', 'start_active': True,
+                                     **parameters}.items()]
     return Spun(domain_id, lambda context: NavigatorNode(
         context=context, parameter_overrides=overrides), spun_by(executor_class))
 
@@ -294,5 +295,6 @@ def test_a_bad_parameter_is_one_clear_error(domain_id, name, value):
     context = Context()
     context.init(domain_id=domain_id)
     with pytest.raises(UserError, match=name if name != 'policy' else value):
-        NavigatorNode(context=context, parameter_overrides=[Parameter(name, value=value)])
+        NavigatorNode(context=context, parameter_overrides=[
+            Parameter(name, value=value), Parameter('start_active', value=True)])
     context.try_shutdown()

@@ -54,3 +54,9 @@ class Health:
             'odometry_hz': f'{self._odometry.hz(now_s):.1f}',
             'image_age_s': f'{self._images.age_s(now_s):.2f}',
             'odometry_age_s': f'{self._odometry.age_s(now_s):.2f}'}
+
+
+def at_rest(phase: str, trouble: str, policy: str) -> tuple[int, str, dict[str, object]]:
+    """The same of a navigator that is not active; trouble: why a transition failed, or ''."""
+    return (ERROR if trouble else OK, f'{phase}: {trouble}' if trouble else phase,
+            {'state': phase, 'reason': trouble or 'none', 'policy': policy})

@@ -1,4 +1,4 @@
-"""Parameters of the navigator, read once at start, with their units and ranges."""
+"""Parameters of the navigator, read when it is configured, with their units and ranges."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -19,6 +19,9 @@ IMAGES = {'raw': ('image_raw', Image, messages.image_rgb),
 """Topic, message and its conversion to RGB, by transport."""
 KNOWN = {'image_transport': IMAGES, 'image_reliability': RELIABILITY,
          'when_stuck': (ESCAPE, STOP, IGNORE)}
+
+AT_START = ('lockstep', 'start_active')
+"""Read once, at start; the others whenever the node is configured."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,9 @@ class NavigatorConfig:
         5, 'so many plans in a row that were driven and did not move the robot are stuck', '', 2,
         100)
     lockstep: bool = number(False, 'acknowledge every image, for a simulator that waits')
+    start_active: bool = number(
+        False, 'configure and activate at start without being asked, for a simulator; a navigator '
+        'that was started again would do so too')
 
     def __post_init__(self):
         for name, known in KNOWN.items():

@@ -133,9 +133,9 @@ class Pilot:
         self._stands()
         self._go_on()
 
-    def cancel(self) -> None:
+    def cancel(self, reason: str = 'cancelled') -> None:
         """Hold, and forget the instruction."""
-        self._end(IDLE, 'cancelled')
+        self._end(IDLE, reason)
 
     def pause(self, paused: bool) -> None:
         """Hold until `pause(False)`, then go on from a fresh image."""
