@@ -102,7 +102,7 @@ class Graph:
             'driver': dict(common),
             # No rule of a robot's comes between the policy and the episode: as in process.
             'navigator': {**common, 'policy': self._policy, 'seed': seed,
-                          'when_stuck': 'ignore', 'crop': False},
+                          'when_stuck': 'ignore', 'crop': False, 'start_active': True},
             'sim_bridge': {
                 **common, 'mode': mode, 'split': split,
                 'dataset': str(data / 'datasets' / 'apartments' / 'v1'),
