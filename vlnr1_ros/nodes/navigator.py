@@ -42,6 +42,7 @@ from .pilot import DECIDING, EXECUTING, Pilot
 from .polled import PolledSubscription
 
 HEARTBEAT_S = 0.05
+WATCH_S = 0.02       # a period of the driver
 DIAGNOSTICS_S = 1.0
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
@@ -70,7 +71,9 @@ class NavigatorNode(ManagedNode):
         self._asked = 0                # token of the last question
         self._policy_trouble = ''      # why the policy is not available
         self._ask_again_ns: int | None = None
-        self._image_at_ns = self._status_at_ns = self._steady_ns()
+        self._status_at_ns = self._steady_ns()
+        self._shown_ns = 0             # when the newest image was taken (the node's clock)
+        self._read_ns = 0              # when one was read
         self._connect()
         self.changed()
         if self._config.start_active:
@@ -105,7 +108,7 @@ class NavigatorNode(ManagedNode):
     def activate(self) -> None:
         """Listen; what was said before is not heard."""
         self._base = BasePose()
-        self._image_at_ns = self._status_at_ns = self._steady_ns()
+        self._status_at_ns = self._steady_ns()
         self._listen()
 
     def hold(self) -> None:
@@ -156,6 +159,8 @@ class NavigatorNode(ManagedNode):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(HEARTBEAT_S, self._guarded(self._on_heartbeat), clock=steady)
         self.create_timer(DIAGNOSTICS_S, self._guarded(self._on_diagnostics), clock=steady)
+        if not self._config.lockstep:
+            self.create_timer(WATCH_S, self._guarded(self._watch), clock=steady)
 
     def _listen(self):
         """What there is while the robot may move."""
@@ -176,9 +181,15 @@ class NavigatorNode(ManagedNode):
     # What is heard
 
     def _on_image(self, message):
-        self._image_at_ns = self._steady_ns()
         self._health.image()
-        self._pilot.image(messages.time_ns(message.header.stamp), message)
+        stamp_ns, now_ns = messages.time_ns(message.header.stamp), runtime.now_ns(self)
+        if stamp_ns != self._pilot.newest_image_ns:   # a repeated image is no news
+            self._shown_ns = min(stamp_ns, now_ns)
+        if (self._pilot.state == EXECUTING and not self._config.lockstep
+                and now_ns - self._read_ns > 0.5e9 * self._config.image_timeout_s):
+            self._read_ns = now_ns
+            self._rgb(message)   # UserError: who can not see does not drive on
+        self._pilot.image(stamp_ns, message)
         if self._config.lockstep:
             # Simulated time may run many times faster than the heartbeat's timer.
             self._publish_heartbeat()
@@ -247,18 +258,17 @@ class NavigatorNode(ManagedNode):
         if self._ask_again_ns is not None and self._steady_ns() >= self._ask_again_ns:
             self._ask_again_ns = None
             self._pilot.pause(False)
-        if not self._config.lockstep:
-            self._watch()
 
     def _watch(self):
-        """Hold when the camera or the driver has gone silent."""
-        now_ns = self._steady_ns()
+        """Hold when the camera is silent, frozen or late, or the driver is silent."""
         pilot, config = self._pilot, self._config
-        if pilot.state != EXECUTING:
+        if self.phase != ACTIVE or pilot.state != EXECUTING:
             return
-        if now_ns - self._image_at_ns > config.image_timeout_s * 1e9:
-            pilot.fail(f'no image for {config.image_timeout_s:g} s (image_timeout_s)')
-        elif now_ns - self._status_at_ns > config.driver_timeout_s * 1e9:
+        age_s = (runtime.now_ns(self) - self._shown_ns) * 1e-9
+        if age_s > config.image_timeout_s:
+            pilot.fail(f'the newest image is {age_s:.2f} s old, more than image_timeout_s '
+                       f'{config.image_timeout_s:g}: the camera is silent, frozen or late')
+        elif self._steady_ns() - self._status_at_ns > config.driver_timeout_s * 1e9:
             pilot.fail(f'no plan_status for {config.driver_timeout_s:g} s (driver_timeout_s): is '
                        'the driver running?')
 
