@@ -1,8 +1,6 @@
 """Messages: no field of a wrong type or value ever leaves, images of every layout are read."""
 import math
-import sys
 from array import array
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -158,28 +156,6 @@ def test_other_encodings_are_named(encoding):
     message.encoding = encoding
     with pytest.raises(UserError, match='publish one of rgb8, bgr8'):
         messages.image_rgb(message)
-
-
-class OtherBridge:
-    """In the place of cv_bridge, which is not on PyPI, with its call as documented."""
-
-    def imgmsg_to_cv2(self, message, desired_encoding):
-        assert desired_encoding == 'rgb8'
-        if message.encoding == 'yuv422':
-            return np.asfortranarray(RGB)
-        raise RuntimeError(f'[{message.encoding}] is not a color format')
-
-
-def test_cv_bridge_reads_what_is_not_known_here_and_nothing_else(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'cv_bridge', SimpleNamespace(CvBridge=OtherBridge))
-    got = messages.image_rgb(Image(encoding='yuv422'))
-    assert got.flags.c_contiguous
-    np.testing.assert_array_equal(got, RGB)
-    np.testing.assert_array_equal(messages.image_rgb(padded(RGB, 'rgb8', 3)), RGB)
-    with pytest.raises(UserError, match="cv_bridge can not read .*'smoke'.*publish one of rgb8"):
-        messages.image_rgb(Image(encoding='smoke'))
-    with pytest.raises(UserError, match='is depth, not colour'):
-        messages.image_rgb(Image(encoding='16UC1'))
 
 
 def test_depth_of_another_encoding_is_named():

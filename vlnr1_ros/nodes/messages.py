@@ -161,33 +161,14 @@ def image(frame: np.ndarray, encoding: str, stamp_ns: int, frame_id: str) -> Ima
 
 
 def image_rgb(message: Image) -> np.ndarray:
-    """A colour image as contiguous uint8 (H, W, 3) RGB, whatever its rows are padded with.
-
-    Encodings not known here are left to cv_bridge where it is installed.
-    """
+    """A colour image as contiguous uint8 (H, W, 3) RGB, whatever its rows are padded with."""
     if message.encoding not in _COLOUR:
-        return _by_cv_bridge(message)
+        raise UserError(f'image encoding {message.encoding!r} is not a colour image known here; '
+                        f'publish one of {", ".join(_COLOUR)}')
     pixels = _pixels(message)
     if message.encoding == 'mono8':
         return np.repeat(pixels, 3, axis=2)
     return np.ascontiguousarray(pixels[:, :, list(_COLOUR[message.encoding])])
-
-
-def _by_cv_bridge(message: Image) -> np.ndarray:
-    known = f'publish one of {", ".join(_COLOUR)}'
-    if message.encoding in _LAYOUT:
-        raise UserError(f'image encoding {message.encoding!r} is depth, not colour; {known}')
-    try:
-        # From apt only, and it may be built for another numpy: not asked before it is needed.
-        from cv_bridge import CvBridge
-
-        return np.ascontiguousarray(CvBridge().imgmsg_to_cv2(message, 'rgb8'))
-    except ModuleNotFoundError:
-        raise UserError(f'image encoding {message.encoding!r} is not a colour image known here; '
-                        f'{known}, or install cv_bridge') from None
-    except Exception as error:   # cv_bridge, cv2 and numpy have one of their own each
-        raise UserError(f'cv_bridge can not read an image of encoding {message.encoding!r} '
-                        f'({error}); {known}') from None
 
 
 def image_depth_m(message: Image) -> np.ndarray:

@@ -9,12 +9,12 @@ from sensor_msgs.msg import CompressedImage, Image
 from ..motion.config import number
 from ..motion.stuck import ESCAPE, IGNORE, STOP
 from ..navigation.errors import UserError
-from . import messages
+from .bridged import colour
 from .compressed import compressed_rgb
 
 RELIABILITY = {'best_effort': ReliabilityPolicy.BEST_EFFORT,
                'reliable': ReliabilityPolicy.RELIABLE}
-IMAGES = {'raw': ('image_raw', Image, messages.image_rgb),
+IMAGES = {'raw': ('image_raw', Image, colour),
           'compressed': ('image_raw/compressed', CompressedImage, compressed_rgb)}
 """Topic, message and its conversion to RGB, by transport."""
 KNOWN = {'image_transport': IMAGES, 'image_reliability': RELIABILITY,
