@@ -10,12 +10,13 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 # With more processes than cores, several threads in each make all of them slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint nano soak clean
+.PHONY: help demo test lint parameters nano soak clean
 
 help:
 	@echo 'make demo    a robot follows five sentences in apartments it has never seen -> demo/'
 	@echo 'make test    lint, then the tests'
 	@echo 'make lint    ruff'
+	@echo 'make parameters  the tables of parameters in the documents, as the nodes declare them'
 	@echo 'make nano    train models/nano again (two cores, up to 3 hours, resumable)'
 	@echo 'make soak    the tests that take hours'
 	@echo 'make clean   remove what running leaves behind, .venv included'
@@ -26,6 +27,9 @@ demo: $(INSTALLED)
 # Message fields of a wrong type are sent as garbage unless ROS is told to check them.
 test: lint $(INSTALLED39)
 	@ROS_PYTHON_CHECK_FIELDS=1 $(PYTHON) -m pytest --listed-skips-only
+
+parameters: $(INSTALLED)
+	@$(PYTHON) docs/write_parameters.py
 
 lint: $(INSTALLED)
 	@$(PYTHON) -m ruff check .

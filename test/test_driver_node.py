@@ -6,13 +6,11 @@ import random
 import signal
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rclpy
-import yaml
 from driver_process import DriverProcess, Robot, odometry_message, wait_until
 from geometry_msgs.msg import PoseStamped, Twist
 from motion_loop import Base
@@ -26,7 +24,6 @@ from sensor_msgs.msg import CameraInfo, Image, LaserScan
 from std_msgs.msg import Bool, Header
 from std_srvs.srv import SetBool, Trigger
 
-from vlnr1_ros.motion.config import DriverConfig
 from vlnr1_ros.motion.plan import Pose
 from vlnr1_ros.navigation.actions import Action, ActionSet
 from vlnr1_ros.navigation.errors import UserError
@@ -391,16 +388,6 @@ def test_depth_images_are_looked_at_with_their_calibration(context):
     assert "depth encoding 'rgb8'" in seen(messages.image(colour, 'rgb8', 4, 'c')).defect
     node.destroy_node()
     camera.destroy_node()
-
-
-def test_the_parameter_file_holds_every_parameter_with_its_default():
-    (section,) = yaml.safe_load(PARAMETERS.read_text()).values()
-    given = section['ros__parameters']
-    declared = {item.name: item.default for item in fields(DriverConfig)}
-    node_only = {'control_rate_hz': 50.0, 'stamped': False, 'base_frame': 'base_link',
-                 'lockstep': False, 'wall_timeout_s': 0.5}
-    assert given == {**declared, **node_only}
-    assert all(type(given[name]) is type(value) for name, value in declared.items())
 
 
 @pytest.mark.parametrize('namespace', ['/', '/fleet/robot1'])

@@ -48,8 +48,6 @@ class NavigatorNode(Node):
     def __init__(self, **kwargs):
         super().__init__('navigator', **kwargs)
         self._config = runtime.declare_dataclass(self, NavigatorConfig)
-        # Read when a run begins, so that a simulator can give every episode its own.
-        runtime.declare(self, 'seed', 0, 'of whatever is random in the policy', read_only=False)
         self._policy = self._load_policy()
         card, config = self._policy.card, self._config
         _, _, to_rgb = IMAGES[config.image_transport]

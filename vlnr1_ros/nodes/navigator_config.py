@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
-from ..motion.config import number
+from ..motion.config import live, number
 from ..navigation.errors import UserError
 from . import messages
 from .compressed import compressed_rgb
@@ -28,6 +28,9 @@ class NavigatorConfig:
         'http://HOST:PORT/v1?card=FOLDER')
     device: str = number('', 'torch device of a checkpoint; empty: a GPU if there is one')
     execute: int = number(0, 'actions executed per decision; 0: as the card says', '', 0, 64)
+    # asked of the node when a run begins, so that a simulator can give every episode its own
+    seed: int = live(0, 'of whatever is random in the policy; a change holds from the next '
+                     'instruction on')
     forward_m: float = number(0.25, 'forward step of a policy without a card', 'm', 0.01, 2.0)
     turn_deg: float = number(30.0, 'turn of a policy without a card', 'deg', 1.0, 90.0)
     image_transport: str = number('raw', 'raw or compressed')

@@ -11,14 +11,20 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Callable, TypeVar
 
 import rclpy
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from ..command import missing_module_text, system_error_text
@@ -56,6 +62,42 @@ def declare(node: Node, name: str, default, description: str, unit: str = '', mi
     except InvalidParameterValueException:
         limits = f'between {minimum} and {maximum} {unit}'.strip()
         raise UserError(f'parameter {name} is out of range; give a value {limits}') from None
+
+
+class Live:
+    """A dataclass of parameters, of which those that are not read-only follow changes.
+
+    A change is refused in the words that the dataclass would use at start. `config` is what is in
+    force: it changes in :meth:`take` only, so that no control step sees half of a change.
+    """
+
+    def __init__(self, node: Node, kind: type[Config]):
+        self.config = declare_dataclass(node, kind)
+        self._node, self._changed = node, False
+        self._names = [item.name for item in fields(kind) if not item.metadata['read_only']]
+        node.add_on_set_parameters_callback(self._check)
+
+    def take(self) -> bool:
+        """Put changes in force; returns whether there were any."""
+        if not self._changed:
+            return False
+        self._changed = False
+        before, self.config = self.config, self._given()
+        return self.config != before
+
+    def _given(self, **changes) -> Config:
+        # Asked of the node: another callback may have refused what this one let pass.
+        given = {name: self._node.get_parameter(name).value for name in self._names}
+        return replace(self.config, **{**given, **changes})
+
+    def _check(self, parameters: list[Parameter]) -> SetParametersResult:
+        changes = {item.name: item.value for item in parameters if item.name in self._names}
+        try:
+            self._given(**changes)
+        except UserError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        self._changed = self._changed or bool(changes)
+        return SetParametersResult(successful=True)
 
 
 def declare_dataclass(node: Node, config: type[Config]) -> Config:
