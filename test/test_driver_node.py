@@ -134,6 +134,7 @@ def test_pause_service(moving):
     assert moving.call(moving.pause_service, SetBool.Request(data=False)).success
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize('publisher', ['emergency', 'emergency_latched', 'emergency_best_effort'])
 def test_emergency_stop(moving, publisher):
     getattr(moving, publisher).publish(Bool(data=True))
@@ -182,6 +183,7 @@ def start_moving(robot):
     wait_until(lambda: robot.commands and robot.commands[-1][0] > 0.05, 10)
 
 
+@pytest.mark.smoke
 def test_shutdown_while_moving_commands_zero_and_exits_cleanly(tmp_path):
     domain_id = fresh_domain()
     process = DriverProcess(domain_id, SLOW, tmp_path, check_fields=False)
@@ -225,6 +227,7 @@ class Lockstep:
         robot.base.drive(*robot.commands[-1][:2])
 
 
+@pytest.mark.smoke
 def test_lockstep_answers_every_odometry_once(tmp_path):
     domain_id = fresh_domain()
     process = DriverProcess(domain_id, {'lockstep': True}, tmp_path, check_fields=True)
@@ -332,6 +335,7 @@ def test_it_finds_the_event_callbacks_where_humble_has_them(monkeypatch):
     assert module.SubscriptionEventCallbacks is events.SubscriptionEventCallbacks
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize('topic', ['odom', 'navigator/heartbeat', 'scan'])
 def test_a_safety_topic_that_cannot_be_heard_stops_the_base(context, topic):
     """In lockstep nothing may be lost; a best-effort publisher is not even connected."""

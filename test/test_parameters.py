@@ -18,6 +18,7 @@ from vlnr1_ros.motion.config import DriverConfig
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.errors import UserError
 
+pytestmark = pytest.mark.smoke
 ROOT = Path(__file__).resolve().parents[1]
 WRITER = runpy.run_path(str(ROOT / 'docs/write_parameters.py'))
 NODES = WRITER['declarations']()
