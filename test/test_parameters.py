@@ -2,9 +2,10 @@
 import ast
 import math
 import random
+import re
 import runpy
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from rclpy.parameter import Parameter
 from vlnr1_ros.motion.config import DriverConfig
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.errors import UserError
+from vlnr1_ros.nodes.driver_config import DriverNodeConfig
 
 pytestmark = pytest.mark.smoke
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,6 +65,19 @@ def test_every_parameter_is_described_and_every_number_has_a_range(node):
         assert len(row.descriptor.description) > 5, row.name
         if type(row.default) in (int, float) and row.name != 'seed':
             assert row.descriptor.floating_point_range or row.descriptor.integer_range, row.name
+
+
+def test_files_in_the_documents_name_parameters_that_nodes_declare():
+    text = (ROOT / 'docs/robot.md').read_text('utf-8')
+    files = [yaml.safe_load(block) for block in re.findall(r'```yaml\n(.*?)```', text, re.DOTALL)]
+    drivers = [file['/**/driver']['ros__parameters'] for file in files if '/**/driver' in file]
+    assert len(drivers) == 3 and len(files) == 4
+    for given in drivers:
+        own = {item.name for item in fields(DriverNodeConfig)}
+        DriverConfig(**{name: value for name, value in given.items() if name not in own})
+        for name, value in given.items():
+            default, = (row.default for row in NODES['driver'] if row.name == name)
+            assert type(value) is type(default), name
 
 
 def test_no_node_declares_any_other_way():
