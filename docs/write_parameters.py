@@ -71,7 +71,7 @@ def _table(wanted: list[str], nodes: dict[str, Declarations]) -> str:
     if all(item in nodes for item in wanted):
         return _lines('parameter | default | unit | range | at run time | meaning', (
             (f'`{row.name}`', _value(row.default), _unit(row), _range(row),
-             '' if row.descriptor.read_only else 'yes', _meaning(row)) for row in rows))
+             _changes(row.descriptor), _meaning(row)) for row in rows))
     return _lines('parameter | default | meaning', (
         (f'{row.node} `{row.name}`', f'{_value(row.default)} {_unit(row)}'.strip(), _meaning(row))
         for row in rows))
@@ -81,6 +81,12 @@ def _lines(head: str, rows: Iterable[tuple[str, ...]]) -> str:
     lines = [f'| {head} |', '|---' * (head.count('|') + 1) + '|']
     lines += ['|' + ''.join(f' {cell} |' if cell else ' |' for cell in row) for row in rows]
     return '\n'.join(lines) + '\n'
+
+
+def _changes(descriptor: ParameterDescriptor) -> str:
+    if descriptor.read_only:
+        return ''
+    return 'unconfigured' if descriptor.additional_constraints else 'yes'
 
 
 def _meaning(row: Declared) -> str:

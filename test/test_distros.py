@@ -83,8 +83,7 @@ def complaints(node):
                 call = ast.unparse(item.context_expr.func)
                 if call.split('.')[-1] in CONTEXT_MANAGERS:
                     yield f'with {call}(): {HUMBLE_JAZZY}'
-    if isinstance(node, ast.ClassDef) and any('LifecycleNode' in ast.unparse(base)
-                                              for base in node.bases):
+    if isinstance(node, ast.ClassDef) and 'create_lifecycle_publisher(' in ast.unparse(node):
         for method in node.body:
             if isinstance(method, ast.FunctionDef) and method.name in TRANSITIONS \
                     and f'super().{method.name}(' not in ast.unparse(method):
@@ -122,7 +121,9 @@ def of(source):
     'client.call(request, timeout_sec=1.0)', 'self.create_timer(1.0, print, autostart=False)',
     'with rclpy.init():\n    pass', 'with rclpy.create_node("a") as node:\n    pass',
     'node.declare_parameter("rate")', 'try:\n    import cv_bridge\nexcept ValueError:\n    pass',
-    'class A(LifecycleNode):\n    def on_activate(self, state):\n        return 1'])
+    'class A(LifecycleNode):\n    def on_configure(self, state):\n'
+    '        self.out = self.create_lifecycle_publisher(String, "out", 10)\n'
+    '    def on_activate(self, state):\n        return 1'])
 def test_what_a_distro_has_not_is_found(source):
     assert len(of(source)) == 1
 
@@ -134,8 +135,10 @@ def test_what_a_distro_has_not_is_found(source):
     'try:\n    from rclpy.event_handler import X\n'
     'except ImportError:\n    from rclpy.qos_event import X',
     'if hasattr(node, "wait_for_node"):\n    node.wait_for_node("a", 1.0)',
-    'class A(LifecycleNode):\n    def on_activate(self, state):\n'
-    '        return super().on_activate(state)'])
+    'class A(LifecycleNode):\n    def on_configure(self, state):\n'
+    '        self.out = self.create_lifecycle_publisher(String, "out", 10)\n'
+    '    def on_activate(self, state):\n        return super().on_activate(state)',
+    'class A(LifecycleNode):\n    def on_activate(self, state):\n        return 1'])
 def test_what_all_have_or_is_guarded_passes(source):
     assert not of(source)
 

@@ -15,14 +15,15 @@ CHOICES = {'replan': ('after', 'during'), 'obstacle_source': tuple(OBSTACLE_SOUR
 
 
 def number(default, description: str, unit: str = '', minimum=None, maximum=None,
-           read_only: bool = True):
+           read_only: bool = True, constraints: str = ''):
     """A dataclass field that knows its unit and range, which become those of a ROS parameter.
 
-    read_only: it is read once, at start; otherwise it may be changed while the node runs.
+    read_only: it is read once, at start; otherwise it may be changed while the node runs, within
+    the constraints given in words.
     """
     return field(default=default, metadata={
         'description': description, 'unit': unit, 'minimum': minimum, 'maximum': maximum,
-        'read_only': read_only})
+        'read_only': read_only, 'constraints': constraints})
 
 
 def live(default, description: str, unit: str = '', minimum=None, maximum=None):
