@@ -4,6 +4,8 @@
 
 It uses the domain and the network as they are set: this is the real robot.
 """
+from urllib.parse import quote
+
 import lifecycle_msgs.msg
 from launch.actions import (
     DeclareLaunchArgument,
@@ -58,6 +60,8 @@ def generate_launch_description():
         DeclareLaunchArgument('depth', default_value='depth/image_raw',
                               description='Topic of the depth images; their camera_info is '
                               'looked for beside it'),
+        DeclareLaunchArgument('emergency_stop', default_value='emergency_stop',
+                              description='Topic of the emergency stop, a std_msgs/Bool'),
         DeclareLaunchArgument('autostart', default_value='true', **truth,
                               description='Configure and activate the navigator once, when it '
                               'starts for the first time; false: a lifecycle manager does it'),
@@ -99,6 +103,7 @@ def nodes(context):
         parameters=[*given, shared, *([{'obstacle_source': text('obstacle_source')}]
                                       if value('obstacle_source') else [])],
         remappings=[('odom', value('odom')), ('cmd_vel', value('cmd_vel')),
+                    ('emergency_stop', value('emergency_stop')),
                     ('scan', value('scan')), ('depth/image_raw', value('depth')),
                     ('depth/camera_info', beside(value('depth'), 'camera_info'))], **common)
     navigator = LifecycleNode(
@@ -122,7 +127,7 @@ def policy(model, backend):
     """The navigator's parameter `policy` for a model and what runs it."""
     if backend == 'local':
         return model
-    return f'{backend}{"&" if "?" in backend else "?"}card={model}'
+    return f'{backend}{"&" if "?" in backend else "?"}card={quote(model)}'
 
 
 def started(navigator):
