@@ -86,6 +86,7 @@ def drive(robot):
     wait_until(lambda: robot.plans)
 
 
+@pytest.mark.smoke
 def test_every_transition_and_those_that_are_not_there(robot, asleep):
     assert state(robot) == told(robot, 'unconfigured') + 'unconfigured'
     assert not change(robot, ACTIVATE)
@@ -115,6 +116,7 @@ def test_shutdown_of_one_that_drives_holds_and_ends(robot, asleep):
     assert not asleep.thread.is_alive()
 
 
+@pytest.mark.smoke
 def test_a_failed_configure_says_why_and_can_be_tried_again(robot, asleep):
     assert set_policy(robot, '/nowhere').successful
     assert not change(robot, CONFIGURE)
@@ -150,6 +152,7 @@ def test_what_configure_has_read_stays(robot, asleep):
     assert set_policy(robot, 'random').successful
 
 
+@pytest.mark.smoke
 def test_an_inactive_one_neither_moves_nor_remembers_what_it_was_told(robot, asleep):
     assert change(robot, CONFIGURE)
     ask_to_move(robot)
