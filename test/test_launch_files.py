@@ -61,7 +61,12 @@ def test_the_robot_uses_the_network_as_it_is_set():
     assert default_of(path, 'namespace').value == ''
 
 
-def test_the_robot_drives_by_no_policy_that_nobody_named():
-    policy = next(call for call in calls(ROOT / 'launch/nav.launch.py', 'DeclareLaunchArgument')
-                  if call.args[0].value == 'policy')
-    assert 'default_value' not in {keyword.arg for keyword in policy.keywords}
+def test_the_robot_drives_by_no_model_that_nobody_named():
+    model = next(call for call in calls(ROOT / 'launch/nav.launch.py', 'DeclareLaunchArgument')
+                 if call.args[0].value == 'model')
+    assert 'default_value' not in {keyword.arg for keyword in model.keywords}
+
+
+def test_a_navigator_that_died_is_not_activated_by_its_parameters():
+    for path in FILES:
+        assert 'start_active' not in path.read_text('utf-8')
