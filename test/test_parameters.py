@@ -11,14 +11,19 @@ from pathlib import Path
 import pytest
 import yaml
 from driver_process import DriverProcess, Robot, wait_until
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from motion_loop import Base, Loop
 from rcl_interfaces.srv import DescribeParameters, ListParameters, SetParameters
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
+from spun_node import Spun
 
 from vlnr1_ros.motion.config import DriverConfig
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.nodes.driver_config import DriverNodeConfig
+from vlnr1_ros.nodes.navigator import NavigatorNode
 
 pytestmark = pytest.mark.smoke
 ROOT = Path(__file__).resolve().parents[1]
@@ -223,3 +228,42 @@ def test_a_limit_lowered_while_it_drives(robot):
     assert Remote(robot).set(max_linear_m_s=0.4) == ['']
     wait_until(lambda: robot.commands[-1][0] > 0.3, 10)
     wait_until(lambda: robot.statuses[-1].state == 'done', 20)
+
+
+@pytest.fixture
+def navigator(robot):
+    spun = Spun(robot.context.get_domain_id(),
+                lambda context: NavigatorNode(context=context, parameter_overrides=[
+                    Parameter('policy', value='stop')]),
+                lambda node: SingleThreadedExecutor(context=node.context))
+    yield spun
+    spun.close()
+
+
+def test_the_navigator_takes_changes_where_its_state_allows_them(robot, navigator):
+    remote = Remote(robot, 'navigator')
+
+    def change(transition):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return remote._call(ChangeState, 'change_state', request).success
+
+    declared = {row.name: row.descriptor for row in NODES['navigator']}
+    assert set(remote.names()) == set(declared)
+    assert all(descriptor.additional_constraints
+               == declared[descriptor.name].additional_constraints
+               for descriptor in remote.describe(list(declared)))
+    assert remote.set(policy='forward', execute=2, retry_s=0.25) == ['', '', '']
+    refused = remote.set(image_transport='smoke', execute=65, lockstep=True)
+    assert all(refused) and "'smoke'; give one of raw, compressed" in refused[0]
+    assert change(Transition.TRANSITION_CONFIGURE)
+    node = navigator.node
+    assert type(node._policy).__name__ == 'ForwardPolicy' and node._pilot._execute == 2
+    assert node._pilot.retry_s == 0.25
+    assert change(Transition.TRANSITION_ACTIVATE)
+    refused = remote.set(policy='random', execute=3)
+    assert all('is read by configure; deactivate and clean up first' in why for why in refused)
+    assert remote.set(retry_s=0.75, image_timeout_s=2.0, seed=4) == ['', '', '']
+    wait_until(lambda: node._pilot.retry_s == 0.75 and node._config.image_timeout_s == 2.0, 10)
+    assert change(Transition.TRANSITION_DEACTIVATE) and change(Transition.TRANSITION_CLEANUP)
+    assert remote.set(policy='random') == ['']
+    assert node.get_parameter('policy').value == 'random'
