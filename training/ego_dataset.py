@@ -139,6 +139,11 @@ def _read_episodes(split_folder: Path) -> list[EpisodeRecord]:
             instruction = (folder / 'instruction.txt').read_text(encoding='utf-8')
             if labels.shape[:1] != actions.shape or not len(actions):
                 raise ValueError(f'{len(actions)} actions but {len(labels)} labels')
+            files = set(os.listdir(folder))
+            lost = [name for name in (f'step_{i}.jpg' for i in range(len(actions)))
+                    if name not in files]
+            if lost and 'frames.npy' not in files:
+                raise ValueError(f'{lost[0]} is missing')
         except (OSError, ValueError) as error:
             raise UserError(f'{folder} is damaged ({error}); delete it and run vlnr1 ego '
                             'again') from None

@@ -12,9 +12,11 @@ import cv2
 import numpy as np
 
 from vlnr1_ros.navigation.actions import Action
-from vlnr1_ros.navigation.camera import Camera
+from vlnr1_ros.navigation.camera import Camera, resize
 
 ANGLES_DEG = tuple(range(5, 61))
+WIDEST = 160
+"""Pixels to which wider frames are reduced: a degree is one or two of them, which is enough."""
 FLAT = 4.0
 """Standard deviation of grey levels below which a view has nothing to compare."""
 ALIKE = 0.9
@@ -82,5 +84,10 @@ def motion_between(before: np.ndarray, after: np.ndarray, turn_deg: float,
 
 
 def _grey(*frames):
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    grey = [cv2.cvtColor(_small(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
     return None if min(image.std() for image in grey) < FLAT else grey
+
+
+def _small(frame):
+    height, width = frame.shape[:2]
+    return frame if width <= WIDEST else resize(frame, WIDEST, max(1, WIDEST * height // width))

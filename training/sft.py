@@ -58,7 +58,7 @@ def load_data(arguments: SftArguments, seed: int, as_column: bool = False):
         if not path.exists():
             raise UserError(f'{path} does not exist; make samples with: vlnr1 ego --data DATA '
                             f'--split {arguments.split} --out {path}')
-    card = _given_card(arguments, paths[0] if is_json else None)
+    card = _given_card(arguments, paths[0].parent if is_json else paths[0])
     if is_json:
         if card is None:
             raise UserError(f'{paths[0]} has no {FILE_NAME} beside it and {arguments.model} has '
@@ -77,13 +77,16 @@ def load_data(arguments: SftArguments, seed: int, as_column: bool = False):
     return rows, card
 
 
-def _given_card(arguments: SftArguments, json_path: Path | None) -> NavigationCard | None:
+def _given_card(arguments: SftArguments, data: Path) -> NavigationCard | None:
+    """The card asked for, else the model's, else the one of the data."""
     if arguments.card:
         return NavigationCard.load(arguments.card)
-    for folder in [Path(arguments.model)] + ([json_path.parent] if json_path else []):
-        if (folder / FILE_NAME).is_file():
-            return NavigationCard.load(folder)
-    return None
+    cards = [NavigationCard.load(folder) for folder in (Path(arguments.model), data)
+             if (folder / FILE_NAME).is_file()]
+    if len(cards) == 2 and cards[0].template != cards[1].template:
+        raise UserError(f'the prompt of {arguments.model} is not that of {data}; choose one with '
+                        f'--card {arguments.model} or --card {data}')
+    return cards[0] if cards else None
 
 
 def load_model(arguments: SftArguments):

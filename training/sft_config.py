@@ -21,8 +21,8 @@ class SftArguments:
         'only these tiers of the VLN-Ego folders: room, door, apartment'})
     card: str | None = field(default=None, metadata={'help':
         'folder whose navigation.json decides prompt, history and frame size. Default: the '
-        "model's, else the one beside the conversation JSON, else the default prompt with the "
-        "data's actions and camera"})
+        "model's, else the one in the VLN-Ego folder or beside the conversation JSON, else the "
+        "default prompt with the data's actions and camera"})
     image_folder: str | None = field(default=None, metadata={'help':
         'what image paths of a conversation JSON start from. Default: the folder of the JSON'})
     limit: int | None = field(default=None, metadata={'help':
