@@ -94,7 +94,7 @@ def test_a_card_that_does_not_fit_is_a_fault(samples, tmp_path, capsys):
 
 def test_a_prompt_that_names_another_angle_is_a_fault(samples, tmp_path, capsys):
     folder, turn_deg = samples
-    said = f'{{instruction}}{{history}}{{current}} Turn left {45 - turn_deg} degrees, forward 25 cm.'
+    said = f'{{instruction}}{{history}}{{current}} Turn left {45 - turn_deg} degrees.'
     NavigationCard(action_set=ActionSet(turn_deg=turn_deg), frame_width=84, frame_height=84,
                    template=Template(said)).save(tmp_path)
     assert check(folder, '--card', str(tmp_path)) == 1

@@ -143,7 +143,7 @@ def test_global_batch_decides_accumulation(model, data, tmp_path):
 
 
 def test_the_papers_settings(tmp_path):
-    what, how = sft.parse(['--config', 'training/configs/sft_qwen2vl_2b.yaml', '--data', 'x',
+    what, how = sft.parse(['--config', 'training/configs/sft_2b_r2r.yaml', '--data', 'x',
                            '--output_dir', str(tmp_path), '--use_cpu', '--bf16', 'false'])
     assert what.model == 'Qwen/Qwen2-VL-2B-Instruct' and not what.lora
     assert (how.learning_rate, how.lr_scheduler_type, how.warmup_steps, how.global_batch,

@@ -26,7 +26,7 @@ class SftArguments:
     image_folder: str | None = field(default=None, metadata={'help':
         'what image paths of a conversation JSON start from. Default: the folder of the JSON'})
     limit: int | None = field(default=None, metadata={'help':
-        'train on this many samples, drawn by the seed'})
+        'train on this many samples of each VLN-Ego folder or of the JSON, drawn by the seed'})
     dtype: str = field(default='float32', metadata={'help':
         'type the weights are loaded in. float32 lets small updates survive; bfloat16 halves '
         'the memory and suits LoRA', 'choices': ['float32', 'bfloat16']})
