@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
+from ..bags.values import compressed_rgb
 from ..motion.config import number
 from ..navigation.errors import UserError
 from . import messages
-from .compressed import compressed_rgb
 
 RELIABILITY = {'best_effort': ReliabilityPolicy.BEST_EFFORT,
                'reliable': ReliabilityPolicy.RELIABLE}
