@@ -90,6 +90,7 @@ setup(
         'console_scripts': [
             'navigator = vlnr1_ros.nodes.navigator:main',
             'driver = vlnr1_ros.nodes.driver:main',
+            'recorder = vlnr1_ros.nodes.recorder:main',
             'sim_bridge = sim_bridge.ros.bridge:main',
             'vlnr1 = vlnr1_ros.__main__:main',
         ],
