@@ -19,6 +19,7 @@ VERBS = {
     'demo': ('sim_bridge.demo', 'the ROS graph in generated apartments, with videos to look at'),
     'worlds': ('sim_bridge.worlds.generate', 'generate apartments and VLN-CE episodes'),
     'ego': ('training.ego', 'replay the expert into VLN-Ego samples'),
+    'ego from-bag': ('training.ego_bag', 'recordings of a robot into VLN-Ego samples'),
     'ego check': ('training.ego_check', 'inspect samples by what their images show'),
     'sft': ('training.sft', 'supervised fine-tuning of a Qwen-VL checkpoint'),
     'rft': ('training.rft', 'reinforcement fine-tuning (GRPO) of a checkpoint'),
@@ -33,7 +34,7 @@ VERBS = {
 
 
 def usage() -> str:
-    verbs = '\n'.join(f'  {verb:<12} {what}' for verb, (_, what) in VERBS.items())
+    verbs = '\n'.join(f'  {verb:<13} {what}' for verb, (_, what) in VERBS.items())
     return f'usage: vlnr1 VERB [...]   (vlnr1 VERB --help says more)\n\n{verbs}\n'
 
 

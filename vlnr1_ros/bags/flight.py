@@ -76,7 +76,12 @@ class FlightRecorder:
             self._guarded(self._bag.write, *message)
 
     def hear_instruction(self, stamp_ns: int, text: str) -> None:
-        """Take a sentence that was said; whether it is followed, the run's state tells."""
+        """Take a sentence that was said; whether it is followed, the run's state tells.
+
+        To be called before :meth:`hear`, so that it does not end up behind the run before.
+        """
+        if self._end_at_s is not None:
+            self._finish('a new instruction')
         said, first_ns, last_ns = self._said
         repeated = text == said and 0 <= stamp_ns - last_ns <= REPEATED_NS
         self._said = (text, first_ns if repeated else stamp_ns, stamp_ns)

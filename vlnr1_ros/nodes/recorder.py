@@ -130,17 +130,17 @@ class RecorderNode(Node):
         self.create_timer(1.0, self._on_diagnostics)
 
     def _listen(self, kind, topic, qos, handler):
-        """Queue every message of a topic as it came, then let `handler` read it."""
+        """Let `handler` read every message of a topic, and queue it as it came."""
         name = self.resolve_topic_name(topic)
         package, _, group = kind.__module__.partition('.')
         kind_name = f'{package}/{group.split(".")[0]}/{kind.__name__}'
 
         def heard(data: bytes):
             stamp_ns = runtime.now_ns(self)
-            self._put(self._flight.hear, Recorded(name, kind_name, stamp_ns, data),
-                      size=len(data))
             if handler is not None:
                 handler(stamp_ns, deserialize_message(data, kind))
+            self._put(self._flight.hear, Recorded(name, kind_name, stamp_ns, data),
+                      size=len(data))
 
         self.create_subscription(kind, topic, heard, qos, raw=True)
 
