@@ -33,9 +33,6 @@ from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.navigation.prompt import check_instruction
 from vlnr1_ros.resources import given_or_shipped
 
-ARRIVED = 'finished'   # the navigator's word for a run that ended with stop
-AT_WORK = ('waiting', 'deciding', 'executing', 'paused')
-
 
 @dataclass
 class Made:
@@ -72,10 +69,8 @@ def episodes_of(bag: Bag, run: Run, episode_id: str, settings: EgoSettings) -> M
     """Cut a run, read its frames, and make an episode of every usable piece."""
     odometry = bag.odometry(run.images_ns[0], run.images_ns[-1])
     pieces, bad = cut_run(odometry, run.images_ns, settings.action_set)
-    wanted = {stamp for piece in pieces for stamp in piece.frames_ns}
-    seen = bag.images(wanted, lambda rgb: np.array(
-        resize(rgb, settings.frame_width, settings.frame_height)))
-    whole, episodes, notes = _arrived(run), [], []
+    seen = {ns: _frame(bag, ns, settings) for piece in pieces for ns in piece.frames_ns}
+    whole, episodes, notes = run.arrived, [], []
     usable: list[Piece] = []
     for piece in pieces:
         parts, trouble = split(piece, _unusable([seen[ns] for ns in piece.frames_ns]))
@@ -116,6 +111,13 @@ def labelled(piece: Piece, horizon: int, arrived: bool) -> tuple[list[Action], l
     return piece.actions[:known], shifted_labels(piece.actions, horizon)[:known]
 
 
+def _frame(bag: Bag, stamp_ns: int, settings: EgoSettings) -> np.ndarray | UserError:
+    try:
+        return np.array(resize(bag.rgb(stamp_ns), settings.frame_width, settings.frame_height))
+    except UserError as error:
+        return error
+
+
 def _unusable(frames) -> dict[int, str]:
     """{index: reason} of frames that cannot be read or show what the last one showed."""
     found = {}
@@ -126,11 +128,6 @@ def _unusable(frames) -> dict[int, str]:
                 frame, frames[k - 1]):
             found[k] = 'the image is the same as a step before: the camera was stuck'
     return found
-
-
-def _arrived(run: Run) -> bool:
-    """A navigator says whether it arrived; a person who drove did."""
-    return not set(AT_WORK) & set(run.states) or run.states[-1] == ARRIVED
 
 
 def _s(run: Run, stamp_ns: int) -> float:

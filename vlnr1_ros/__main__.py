@@ -24,6 +24,8 @@ VERBS = {
     'sft': ('training.sft', 'supervised fine-tuning of a Qwen-VL checkpoint'),
     'rft': ('training.rft', 'reinforcement fine-tuning (GRPO) of a checkpoint'),
     'evaluate': ('training.evaluate', 'closed loop over a split, with every VLN-CE metric'),
+    'replay': ('vlnr1_ros.nodes.replay', 'a recording through a policy: where would it decide '
+               'otherwise?'),
     'report': ('training.results', 'the tables of result files again, side by side'),
     'bench sim': ('sim_bridge.bench', 'speed of the environment, side by side with the plain way'),
     'bench bridge': ('sim_bridge.ros.bench', 'latency, lockstep and free run of the ROS bridge'),

@@ -9,7 +9,7 @@ import json
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 from rosbags.highlevel import AnyReader, AnyReaderError
@@ -25,6 +25,8 @@ ODOMETRY, STRING = 'nav_msgs/msg/Odometry', 'std_msgs/msg/String'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 PATH, DIAGNOSTICS = 'nav_msgs/msg/Path', 'diagnostic_msgs/msg/DiagnosticArray'
 LAST_NS = 2**63 - 1
+ARRIVED = 'finished'   # the navigator's word for a run that ended with stop
+AT_WORK = ('waiting', 'deciding', 'executing', 'paused')
 DEPTH = ('depth', 'disparity', 'infra')   # parts of names of images that are no colour images
 
 
@@ -42,11 +44,31 @@ class Run:
     """A sentence and what was seen from then on; images_ns: ascending stamps.
 
     states: what the navigator said of this run meanwhile ('executing', 'finished', ...).
+    frames_at: {number of a decision, from 1: frames in the history it was made with}.
     """
 
     instruction: str
     images_ns: list[int] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
+    frames_at: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def arrived(self) -> bool:
+        """A navigator says whether it arrived; a person who drove did."""
+        return not set(AT_WORK) & set(self.states) or self.states[-1] == ARRIVED
+
+    def hear_state(self, text: str) -> None:
+        """Take what the navigator's `~/state` said, if it is of this run."""
+        try:
+            said = json.loads(text)
+            state, about = str(said['state']), ' '.join(said['instruction'].split())
+            decisions, frames = int(said['decisions']), int(said['frames'])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return   # another node's
+        if about == self.instruction:
+            self.states.append(state)
+            if state == 'executing':
+                self.frames_at.setdefault(decisions, frames)
 
 
 class Bag:
@@ -61,6 +83,7 @@ class Bag:
         if not self.path.exists():
             raise UserError(f'{path} does not exist; give a recording')
         self._reader = AnyReader([self.path], default_typestore=typestore())
+        self._recorded_ns: dict[int, int] = {}   # of every image of a run, by its stamp
 
     def __enter__(self) -> Bag:
         try:
@@ -117,18 +140,18 @@ class Bag:
         """Of the sentence; empty where there is none."""
         return self.topic((STRING,), 'instruction', self._given.instruction)
 
-    def messages(self, *topics: str) -> Iterator[tuple[str, int, Any]]:
-        """(topic, when it was recorded in ns, message) of some topics, in order."""
-        chosen = [c for c in self._reader.connections if c.topic in topics]
-        if chosen:
-            for connection, stamp_ns, data in self._reader.messages(chosen):
-                yield connection.topic, stamp_ns, self._reader.deserialize(
-                    data, connection.msgtype)
+    def messages(self, *topics: str, **span) -> Iterator[tuple[str, int, Any]]:
+        """(topic, when it was recorded in ns, message) of some topics, in order.
+
+        span: start and stop, in ns of the time of recording.
+        """
+        for topic, recorded_ns, data, kind in self._raw(*topics, **span):
+            yield topic, recorded_ns, self._reader.deserialize(data, kind)
 
     def odometry(self, from_ns: int = 0, to_ns: int = LAST_NS) -> list[Odometry]:
         """What is stamped between the two, in the order it came."""
         return [values.odometry(self._reader.deserialize(data, kind))
-                for _, data, kind in self._raw(self.odom_topic())
+                for _, _, data, kind in self._raw(self.odom_topic())
                 if from_ns <= _stamp_ns(data) <= to_ns]
 
     def runs(self, instruction: str = '') -> list[Run]:
@@ -139,40 +162,35 @@ class Bag:
         image, sentence = self.image_topic(), '' if instruction else self.instruction_topic()
         state = self.topic((STRING,), 'navigator/state')
         runs = [Run(instruction)]
-        for topic, data, kind in self._raw(image, sentence, state):
+        for topic, recorded_ns, data, kind in self._raw(image, sentence, state):
             if topic == image:
                 stamp_ns = _stamp_ns(data)
                 # a repeated stamp is no new image, and one that goes back no later one
                 if not runs[-1].images_ns or stamp_ns > runs[-1].images_ns[-1]:
                     runs[-1].images_ns.append(stamp_ns)
+                    self._recorded_ns[stamp_ns] = recorded_ns
                 continue
             text = self._reader.deserialize(data, kind).data
             if topic == state:
-                said, about = _state(text)
-                if about == runs[-1].instruction:
-                    runs[-1].states.append(said)
+                runs[-1].hear_state(text)
             elif (text := ' '.join(text.split())) and text != runs[-1].instruction:
                 runs.append(Run(text))
         return [run for run in runs if run.images_ns and (run.instruction or len(runs) == 1)]
 
-    def _raw(self, *topics):
+    def _raw(self, *topics, **span):
         chosen = [c for c in self._reader.connections if c.topic in topics]
-        for connection, _, data in self._reader.messages(chosen) if chosen else ():
-            yield connection.topic, data, connection.msgtype
+        for connection, recorded_ns, data in self._reader.messages(
+                chosen, **span) if chosen else ():
+            yield connection.topic, recorded_ns, data, connection.msgtype
 
-    def images(self, wanted_ns: Iterable[int],
-               keep: Callable[[np.ndarray], np.ndarray]) -> dict[int, np.ndarray | UserError]:
-        """{stamp: keep(uint8 (H, W, 3) RGB)} of the images stamped so, or what is wrong with one.
-        """
-        wanted, found = set(wanted_ns), {}
-        for _, _, message in self.messages(self.image_topic()):
-            stamp_ns = values.time_ns(message.header.stamp)
-            if stamp_ns in wanted and stamp_ns not in found:
-                try:
-                    found[stamp_ns] = keep(image_rgb(message))
-                except UserError as error:
-                    found[stamp_ns] = error
-        return found
+    def rgb(self, stamp_ns: int) -> np.ndarray:
+        """uint8 (H, W, 3) of the image of a run with that stamp; UserError when it is broken."""
+        recorded_ns = self._recorded_ns[stamp_ns]
+        for _, _, message in self.messages(self.image_topic(), start=recorded_ns,
+                                           stop=recorded_ns + 1):
+            if values.time_ns(message.header.stamp) == stamp_ns:
+                return image_rgb(message)
+        raise UserError(f'{self.path} has lost the image of {stamp_ns} ns')
 
     def image_size(self) -> tuple[int, int]:
         """(width, height) of its images in pixels."""
@@ -205,15 +223,6 @@ def _stamp_ns(data: bytes) -> int:
     """
     seconds, nanoseconds = struct.unpack_from('<2I' if data[1] & 1 else '>2I', data, 4)
     return seconds * values.NS + nanoseconds
-
-
-def _state(text: str) -> tuple[str, str]:
-    """(state, instruction) of the navigator's `~/state`; empty when it is another node's."""
-    try:
-        said = json.loads(text)
-        return str(said['state']), ' '.join(said['instruction'].split())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return '', ''
 
 
 def _is_depth(topic: str) -> bool:
