@@ -19,6 +19,7 @@ MAY_IMPORT = {
     'vlnr1_ros.bags': {'vlnr1_ros.navigation', 'vlnr1_ros.motion', 'vlnr1_ros.motion.plan'},
     'vlnr1_ros.nodes': {'vlnr1_ros.navigation', 'vlnr1_ros.policy', 'vlnr1_ros.motion',
                         'vlnr1_ros.motion.plan', 'vlnr1_ros.bags', 'vlnr1_ros.nodes.messages',
+                        'vlnr1_ros.nodes.lean_executor',
                         'vlnr1_ros.nodes.runtime', 'vlnr1_ros.resources', 'vlnr1_ros.command'},
     'vlnr1_ros.resources': {'vlnr1_ros.navigation'},
     'vlnr1_ros.command': {'vlnr1_ros.navigation'},

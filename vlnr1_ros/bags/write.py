@@ -14,10 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Iterator
 
-from rosbags.highlevel import AnyReader
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
-
 from ..navigation.errors import UserError
 
 PARTIAL = '.partial'
@@ -30,6 +26,9 @@ RECORD = struct.Struct('<cQ')   # opcode and length of every MCAP record
 
 def typestore(distro: str | None = None):
     """The message types of a ROS distro (default: the sourced one, else Jazzy)."""
+    # rosbags is imported when it is needed: where it is missing, a node says so in one line
+    from rosbags.typesys import Stores, get_typestore
+
     name = f'ROS2_{(distro or os.environ.get("ROS_DISTRO") or "jazzy").upper()}'
     return get_typestore(getattr(Stores, name, Stores.ROS2_JAZZY))
 
@@ -75,6 +74,8 @@ class BagFile:
 
     def __init__(self, folder: Path, name: str):
         """A bag of that name, or with a number behind it where there is one."""
+        from rosbags.rosbag2 import StoragePlugin, Writer
+
         taken, number = name, 1
         while (folder / taken).exists() or (folder / PARTIAL / taken).exists():
             number += 1
@@ -134,6 +135,8 @@ def repair(partial: Path, folder: Path) -> str:
     The new bag holds every whole chunk of the old one, which is deleted. UserError when there is
     no message in it; then it is deleted too.
     """
+    from rosbags.highlevel import AnyReader
+
     file = partial / f'{partial.name}.mcap'
     if not (file.exists() and _end_where_whole(file)):
         shutil.rmtree(partial)
