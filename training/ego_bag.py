@@ -91,7 +91,9 @@ def episodes_of(bag: Bag, run: Run, episode_id: str, settings: EgoSettings) -> M
             {'episode_id': episode_id, 'trajectory_id': trajectory, 'scene_id': bag.path.stem,
              'instruction': run.instruction, 'stopped': stopped,
              'from_s': _s(run, piece.frames_ns[0]), 'to_s': _s(run, piece.frames_ns[-1])}))
-    if not whole:
+    if not pieces and not bad:
+        notes.append('nothing was driven')
+    elif not whole:
         notes.append('the run did not arrive: no stop is learnt from it')
     notes += [f'{_s(run, b.from_ns):.1f} s to {_s(run, b.to_ns):.1f} s left out: {b.reason}'
               for b in sorted(bad, key=lambda b: b.from_ns)]

@@ -68,18 +68,21 @@ def cut_run(odometry: Sequence[Odometry], images_ns: Sequence[int],
             break
         bad.append(trouble)
         start_ns = trouble.to_ns
-    return [piece for piece in pieces if piece.actions or piece.to_the_end], _merged(bad, pieces)
+    return [piece for piece in pieces if piece.actions], _merged(bad, pieces)
 
 
 def split(piece: Piece, unusable: dict[int, str]) -> tuple[list[Piece], list[Bad]]:
-    """A piece without some of its frames: {index of a frame: why it cannot be used}."""
+    """A piece without some of its frames: {index of a frame: why it cannot be used}.
+
+    What is left without an action between two frames is left out too.
+    """
     pieces, bad, begin = [], [], 0
     for k in sorted(unusable):
         pieces.append(Piece(piece.frames_ns[begin:k], piece.actions[begin:max(k - 1, begin)]))
         bad.append(Bad(piece.frames_ns[max(k - 1, 0)], piece.frames_ns[k], unusable[k]))
         begin = k + 1
     pieces.append(Piece(piece.frames_ns[begin:], piece.actions[begin:], piece.to_the_end))
-    return [piece for piece in pieces if piece.frames_ns], bad
+    return [piece for piece in pieces if piece.actions], bad
 
 
 def _piece(odometry, begin_ns, images_ns, action_set):
