@@ -33,6 +33,7 @@ def differences(first, second):
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 def test_recorded_expert_runs_come_back_as_the_experts_actions(apartments, tmp_path):
     """28 episodes through driver and bridge in velocity mode; see docs/results.md."""
     folder, out = tmp_path / 'recordings', tmp_path / 'own'

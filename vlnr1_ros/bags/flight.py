@@ -34,7 +34,8 @@ class Limits:
 class FlightRecorder:
     """folder: where; say: a function told of everything people should know, (text, is_trouble).
 
-    kept: names of topics whose last message begins every bag, whenever it came.
+    kept: names of topics whose last message begins what is not the recording of a run, whenever
+    it came.
     """
 
     def __init__(self, folder: Folder, limits: Limits, say, kept: tuple[str, ...] = ()):
@@ -43,6 +44,7 @@ class FlightRecorder:
         self.recordings = 0
         self._folder, self._limits, self._say, self._kept = folder, limits, say, kept
         self._last: dict[str, Recorded] = {}
+        self._heard_ns = 0              # stamp of the newest message
         self._bag: BagFile | None = None
         self._instruction = ''          # the sentence of the run that is followed
         self._said = ('', 0, 0)         # sentence, stamp of its first and of its last repetition
@@ -69,6 +71,7 @@ class FlightRecorder:
 
     def hear(self, message: Recorded) -> None:
         """Take a message of any topic."""
+        self._heard_ns = message.stamp_ns
         self.ring.add(message)
         if message.topic.endswith(self._kept):
             self._last[message.topic] = message
@@ -107,7 +110,7 @@ class FlightRecorder:
         """
         if on:
             self._finish('recording by hand')
-            self._begin('hand', [])
+            self._begin('hand', self._head(self._heard_ns))
             self._by_hand = self._bag is not None
             return self._by_hand, self.recording or self.trouble
         if not self._by_hand:
@@ -138,7 +141,8 @@ class FlightRecorder:
         bag = None
         try:
             bag = BagFile(self._folder.path, _name('ring'))
-            for message in self._head() + self.ring.take():
+            heard = self.ring.take()
+            for message in self._head(heard[0].stamp_ns) + heard:
                 bag.write(*message)
             self._written_bytes += bag.bytes
             path = bag.finish()
@@ -160,7 +164,8 @@ class FlightRecorder:
         if self._bag is not None and steady_s - self._flushed_s >= self._limits.flush_s:
             self._flushed_s = steady_s
             self._guarded(self._bag.flush)
-            self._keep_limits()
+            if self._bag is not None:
+                self._keep_limits()
 
     def close(self) -> None:
         """Finish what is being written."""
@@ -183,15 +188,13 @@ class FlightRecorder:
             self._broken(error)
             return
         self.trouble = ''
-        for message in self._head(messages[0].stamp_ns if messages else None) + messages:
+        for message in messages:
             self._guarded(self._bag.write, *message)
 
-    def _head(self, first_ns: int | None = None) -> list[Recorded]:
-        """The last word on the kept topics before a stamp (default: the ring's first)."""
-        if first_ns is None:
-            first_ns = min((m.stamp_ns for m in self.ring.since(0)[:1]), default=0)
-        return [message._replace(stamp_ns=first_ns) for message in self._last.values()
-                if message.stamp_ns < first_ns]
+    def _head(self, at_ns: int) -> list[Recorded]:
+        """The last word on the kept topics up to a stamp, as if it had been said then."""
+        return [message._replace(stamp_ns=at_ns) for message in self._last.values()
+                if message.stamp_ns <= at_ns]
 
     def _finish(self, why: str):
         bag, self._bag, self._end_at_s, self._by_hand = self._bag, None, None, False
