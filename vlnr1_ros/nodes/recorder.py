@@ -43,6 +43,7 @@ RELIABILITY = {'best_effort': ReliabilityPolicy.BEST_EFFORT,
 IMAGES = {'raw': ('image_raw', Image), 'compressed': ('image_raw/compressed', CompressedImage),
           'none': None}
 KNOWN = {'image_transport': IMAGES, 'reliability': RELIABILITY}
+QUEUE, IMAGE_QUEUE = 2000, 100
 WAITING_MB = 128      # messages not yet written, beyond which new ones are dropped
 TICK_S = 0.1
 ANSWER_S = 10.0       # a service waits for the disk
@@ -102,13 +103,14 @@ class RecorderNode(Node):
         self.get_logger().info(f'records to {folder.path.resolve()}')
 
     def _connect(self):
-        # Deep queues: what comes while Python is busy elsewhere belongs into the file.
-        reliable = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+        # Deep queues: what comes while Python is busy elsewhere belongs into the file, also in a
+        # simulation that runs many times faster than a robot and waits for no recorder.
+        reliable = QoSProfile(depth=QUEUE, reliability=ReliabilityPolicy.RELIABLE)
         latched = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE,
                              durability=DurabilityPolicy.TRANSIENT_LOCAL)
         # Best effort hears everybody and never makes a publisher wait.
-        sensor = QoSProfile(depth=100, reliability=RELIABILITY[self._config.reliability])
-        image = QoSProfile(depth=20, reliability=sensor.reliability)
+        sensor = QoSProfile(depth=QUEUE, reliability=RELIABILITY[self._config.reliability])
+        image = QoSProfile(depth=IMAGE_QUEUE, reliability=sensor.reliability)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', reliable)
         for kind, topic, qos, handler in (
                 (String, 'instruction', reliable, self._on_instruction),
