@@ -32,6 +32,7 @@ from ..motion.driver import ZERO, Driver
 from . import messages, runtime
 from .polled import PolledSubscription
 from .range_sensors import RangeSensors
+from .rates import Rate
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -70,6 +71,7 @@ class DriverNode(Node):
         self._frozen = False   # the watchdog spoke; only zero until the next control step
         self._last_command = ZERO
         self._stepped_at_s = time.monotonic()
+        self._rates = {name: Rate() for name in ('odometry', 'control', 'cmd_vel')}
         self._connect()
         if not self._lockstep:
             self.create_timer(self._period_s, self._guarded(self._on_timer))
@@ -124,6 +126,7 @@ class DriverNode(Node):
 
     def _on_odometry(self, message: Odometry):
         odometry = messages.odometry(message)
+        self._rates['odometry'].count(time.monotonic())
         if not self._lockstep:
             self._driver.hear_odometry(self._now_ns(), odometry)
             return
@@ -181,6 +184,7 @@ class DriverNode(Node):
             self._driver.hear_readings(now_ns, source, stamp_ns, readings)
         command = self._driver.step(now_ns)
         self._stepped_at_s = time.monotonic()
+        self._rates['control'].count(self._stepped_at_s)
         self._publish_statuses()
         if not 0 <= now_ns - self._diagnosed_ns < DIAGNOSTICS_PERIOD_NS:
             self._diagnosed_ns = now_ns
@@ -248,6 +252,7 @@ class DriverNode(Node):
             else:
                 self._velocity.publish(messages.twist(*command))
             self._last_command = command
+            self._rates['cmd_vel'].count(time.monotonic())
 
     def _publish_statuses(self):
         statuses, self._driver.statuses = self._driver.statuses, []
@@ -261,6 +266,7 @@ class DriverNode(Node):
         trouble = driver.safety.obstacle_to_motion(now_ns)
         ages = driver.safety.age_s(now_ns)
         stamp_ns, executed, of = driver.progress()
+        now_s = time.monotonic()
         self._diagnostics.publish(messages.diagnostics(
             self.get_fully_qualified_name(), WARN if trouble else OK,
             trouble or driver.reason or driver.state,
@@ -268,6 +274,7 @@ class DriverNode(Node):
              'plan_stamp': f'{stamp_ns * 1e-9:.3f}', 'executed': executed, 'of': of,
              'last_stop': driver.last_stop, 'obstacle_source': self.config.obstacle_source,
              **{f'{name}_age_s': f'{age_s:.2f}' for name, age_s in ages.items()},
+             **{f'{name}_hz': f'{rate.hz(now_s):.1f}' for name, rate in self._rates.items()},
              'linear_m_s': f'{self._last_command[0]:.3f}',
              'angular_rad_s': f'{self._last_command[1]:.3f}'}, now_ns))
 

@@ -1,4 +1,4 @@
-"""Parameters of the navigator, read once at start, with their units and ranges."""
+"""Parameters of the navigator, read when it is configured, with their units and ranges."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -8,15 +8,20 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from ..bags.values import compressed_rgb
 from ..motion.config import number
+from ..motion.stuck import ESCAPE, IGNORE, STOP
 from ..navigation.errors import UserError
-from . import messages
+from .bridged import colour
 
 RELIABILITY = {'best_effort': ReliabilityPolicy.BEST_EFFORT,
                'reliable': ReliabilityPolicy.RELIABLE}
-IMAGES = {'raw': ('image_raw', Image, messages.image_rgb),
+IMAGES = {'raw': ('image_raw', Image, colour),
           'compressed': ('image_raw/compressed', CompressedImage, compressed_rgb)}
 """Topic, message and its conversion to RGB, by transport."""
-KNOWN = {'image_transport': IMAGES, 'image_reliability': RELIABILITY}
+KNOWN = {'image_transport': IMAGES, 'image_reliability': RELIABILITY,
+         'when_stuck': (ESCAPE, STOP, IGNORE)}
+
+AT_START = ('lockstep', 'start_active')
+"""Read once, at start; the others whenever the node is configured."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class NavigatorConfig:
     camera_height_m: float = number(
         0.0, 'of the camera above the floor, compared with the card; 0: not compared', 'm', 0.0,
         10.0)
+    crop: bool = number(
+        True, "cut the images of a camera that is wider than the card's to its field of view")
     odom_frame: str = number('', 'frame of the plans; empty: that of odometry')
     retry_s: float = number(
         0.5, 'after a refused plan, or when the policy is not available, ask again from an image '
@@ -44,7 +51,18 @@ class NavigatorConfig:
     driver_timeout_s: float = number(
         15.0, 'give up when the driver is silent about a plan for this long (not in lockstep)',
         's', 0.5, 600.0)
+    when_stuck: str = number(
+        ESCAPE, 'when the robot turns and turns, or its plans do not move it: escape (one other '
+        'action; after two at one place give up), stop (give up) or ignore')
+    stuck_turn_deg: float = number(
+        360.0, 'so much turning at one place, to whichever side, is stuck', 'deg', 90.0, 3600.0)
+    stuck_plans: int = number(
+        5, 'so many plans in a row that were driven and did not move the robot are stuck', '', 2,
+        100)
     lockstep: bool = number(False, 'acknowledge every image, for a simulator that waits')
+    start_active: bool = number(
+        False, 'configure and activate at start without being asked, for a simulator; a navigator '
+        'that was started again would do so too')
 
     def __post_init__(self):
         for name, known in KNOWN.items():

@@ -14,13 +14,17 @@ import argparse
 import sys
 from bisect import bisect_right
 from dataclasses import dataclass, replace
-from typing import Iterator, NamedTuple
+from typing import Callable, Iterator, NamedTuple
+
+import numpy as np
 
 from ..bags import values
 from ..bags.cut import cut_run
 from ..bags.read import DIAGNOSTICS, PATH, Bag, Run, Topics
 from ..motion.plan import decode
+from ..motion.stuck import IGNORE, StuckRule
 from ..navigation.actions import Action
+from ..navigation.camera import Camera, centre
 from ..navigation.errors import UserError
 from ..navigation.memory import History
 from ..policy.base import Policy
@@ -76,7 +80,9 @@ def _by_plans(bag, run, policy, plan_topic):
     due = [event for event in events if event.kind == PLAN and event.what]
     if not due:
         return [], []
-    pilot = Pilot(card, card.horizon, 0.0, bag.rgb, base.at)
+    # What was sent then is sent again, whatever rule of the robot's had a say in it.
+    pilot = Pilot(card, card.horizon, 0.0, _sight(bag, card.camera), base.at,
+                  StuckRule(card.action_set, IGNORE, 360.0, 1))
     pilot.instruct(run.instruction, _image_of(run, due[0]))
     decisions, missed = [], 0
     question = plan = None
@@ -150,7 +156,7 @@ def _remarks(run, decisions, missed) -> list[str]:
 
 
 def _by_motion(bag, run, policy):
-    card = policy.card
+    card, sight = policy.card, _sight(bag, policy.card.camera)
     odometry = bag.odometry(run.images_ns[0], run.images_ns[-1])
     pieces, bad = cut_run(odometry, run.images_ns, card.action_set)
     decisions = []
@@ -159,13 +165,30 @@ def _by_motion(bag, run, policy):
         actions = (*piece.actions, *stops)
         history = History(card.frame_width, card.frame_height)
         for k, stamp_ns in enumerate(piece.frames_ns):
-            history.add(bag.rgb(stamp_ns))
+            history.add(sight(stamp_ns))
             if k % card.execute == 0 and k < len(actions):
                 then = actions[k:k + card.execute]
                 now = policy.plan(history)[:len(then)]
                 decisions.append(Decision(_s(run, stamp_ns), k + 1, then, tuple(now)))
     return decisions, [f'{_s(run, b.from_ns):.1f} s to {_s(run, b.to_ns):.1f} s left out, the '
                        f'history begins anew: {b.reason}' for b in bad]
+
+
+def _sight(bag: Bag, expected: Camera) -> Callable[[int], np.ndarray]:
+    """Function from the stamp of an image to what the model is to see of it.
+
+    As on the robot: the centre, where the camera sees more than the model expects.
+    """
+    hfov_deg = bag.hfov_deg()
+
+    def seen(stamp_ns: int) -> np.ndarray:
+        rgb = bag.rgb(stamp_ns)
+        if hfov_deg is None:
+            return rgb
+        live = Camera(rgb.shape[1], rgb.shape[0], hfov_deg)
+        return centre(rgb, *expected.window(live))
+
+    return seen
 
 
 def _s(run: Run, stamp_ns: int) -> float:

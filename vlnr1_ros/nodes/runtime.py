@@ -58,10 +58,19 @@ def declare(node: Node, name: str, default, description: str, unit: str = '', mi
         raise UserError(f'parameter {name} is out of range; give a value {limits}') from None
 
 
-def declare_dataclass(node: Node, config: type[Config]) -> Config:
-    """Declare every field of a dataclass whose metadata has description, unit and range."""
-    return config(**{item.name: declare(node, item.name, item.default, **item.metadata)
-                     for item in fields(config)})
+def declare_dataclass(node: Node, config: type[Config], **descriptor) -> Config:
+    """Declare every field of a dataclass whose metadata has description, unit and range.
+
+    descriptor: what is to be otherwise than the metadata says (see `declare`).
+    """
+    return config(**{
+        item.name: declare(node, item.name, item.default, **{**item.metadata, **descriptor})
+        for item in fields(config)})
+
+
+def given(node: Node, config: type[Config]) -> Config:
+    """The declared parameters of a dataclass as they are now."""
+    return config(**{item.name: node.get_parameter(item.name).value for item in fields(config)})
 
 
 def now_ns(node: Node) -> int:
@@ -73,7 +82,8 @@ def run(make_node: Callable[[], Node], args=None,
         make_executor: Callable[[Node], Executor] = executor_for) -> int:
     """Run a node until SIGINT, SIGTERM or a shutdown of its context; returns the exit code.
 
-    A node with a method ``close()`` has it called while it can still publish. What the user can
+    A node with a method ``close()`` has it called while it can still publish; one that says that
+    it is `configuring` is not waited for. What the user can
     put right (UserError, wrong ROS arguments, a missing package, a full disk) ends in one line and
     code 2.
     """
@@ -90,7 +100,7 @@ def run(make_node: Callable[[], Node], args=None,
     except ExternalShutdownException:
         pass
     except Exception as error:
-        text = _user_text(error)
+        text = user_text(error)
         if not text:
             raise
         print(f'error: {" ".join(text.split())}', file=sys.stderr, flush=True)
@@ -111,7 +121,7 @@ def _init(args):
                         'parameter files among it') from None
 
 
-def _user_text(error: Exception) -> str:
+def user_text(error: Exception) -> str:
     """What to tell the user; empty for a defect."""
     if isinstance(error, UserError):
         return str(error)
@@ -133,7 +143,7 @@ def _signal_pipe() -> int:
 def _end_on_signal(signalled: int, nodes: list[Node]):
     while os.read(signalled, 1)[0] not in STOP_SIGNALS:
         pass
-    if not nodes:
+    if not nodes or getattr(nodes[0], 'configuring', False):
         # Still being made, perhaps for minutes (a model): nothing moves, nothing is to be closed.
         sys.stdout.flush()
         os._exit(0)
