@@ -63,7 +63,7 @@ def jpeg(at_s, rgb):
     return T['sensor_msgs/msg/CompressedImage'](header(at_s, 'camera'), 'jpeg', data)
 
 
-def camera_info(at_s, width=64, height=48, fx=32.0):
+def camera_info(at_s, width=64, height=48, fx=20.0):
     roi = T['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
     return T['sensor_msgs/msg/CameraInfo'](
         header(at_s, 'camera'), height, width, 'plumb_bob', np.zeros(5),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from training.ego_files import (
 from vlnr1_ros.bags.cut import Bad, Piece, cut_run, split
 from vlnr1_ros.bags.read import Bag, Run, Topics
 from vlnr1_ros.navigation.actions import Action, ActionSet
-from vlnr1_ros.navigation.camera import Camera, parse_size, resize
+from vlnr1_ros.navigation.camera import Camera, centre, parse_size, resize
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.navigation.prompt import check_instruction
@@ -43,7 +43,10 @@ class Made:
 
 
 def settings_of(bag: Bag, args: argparse.Namespace) -> EgoSettings:
-    """How the samples of a bag are made: actions, horizon and frames by the card or the flags."""
+    """How the samples of a bag are made: actions, horizon and frames by the card or the flags.
+
+    Its camera is the part of the robot's that the card's model gets to see on the robot.
+    """
     card = NavigationCard.load(given_or_shipped(args.card)) if args.card else None
     turn_deg = args.turn_deg or (card and card.action_set.turn_deg)
     hfov_deg = args.hfov_deg or bag.hfov_deg()
@@ -54,6 +57,11 @@ def settings_of(bag: Bag, args: argparse.Namespace) -> EgoSettings:
             raise UserError(f'{bag.path}: give {flag}')
     forward_m = args.forward_m or (card.action_set.forward_m if card else 0.25)
     width, height = bag.image_size()
+    camera = Camera(width, height, round(hfov_deg, 2), height_m)
+    if card:
+        width, height = card.camera.window(camera)
+        camera = replace(camera.cropped(width, height),
+                         hfov_deg=round(camera.cropped(width, height).hfov_deg, 2))
     if args.frame_size:
         frame = parse_size(args.frame_size)
     else:
@@ -61,8 +69,8 @@ def settings_of(bag: Bag, args: argparse.Namespace) -> EgoSettings:
     return EgoSettings(
         action_set=ActionSet(forward_m, turn_deg), source='bag', preset='',
         horizon=args.horizon or (card.horizon if card else 6),
-        camera=Camera(width, height, round(hfov_deg, 2), height_m), frame_width=frame[0],
-        frame_height=frame[1], image_format='jpg' if frame == (width, height) else 'npy')
+        camera=camera, frame_width=frame[0], frame_height=frame[1],
+        image_format='jpg' if frame == (width, height) else 'npy')
 
 
 def episodes_of(bag: Bag, run: Run, episode_id: str, settings: EgoSettings) -> Made:
@@ -115,7 +123,8 @@ def labelled(piece: Piece, horizon: int, arrived: bool) -> tuple[list[Action], l
 
 def _frame(bag: Bag, stamp_ns: int, settings: EgoSettings) -> np.ndarray | UserError:
     try:
-        return np.array(resize(bag.rgb(stamp_ns), settings.frame_width, settings.frame_height))
+        seen = centre(bag.rgb(stamp_ns), settings.camera.width, settings.camera.height)
+        return np.array(resize(seen, settings.frame_width, settings.frame_height))
     except UserError as error:
         return error
 
