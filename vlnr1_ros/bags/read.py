@@ -44,7 +44,7 @@ class Run:
     """A sentence and what was seen from then on; images_ns: ascending stamps.
 
     states: what the navigator said of this run meanwhile ('executing', 'finished', ...).
-    frames_at: {number of a decision, from 1: frames in the history it was made with}.
+    frames_at: {number of a decision: frames in the history it was made with}, in order.
     """
 
     instruction: str

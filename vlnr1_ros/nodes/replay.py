@@ -147,8 +147,7 @@ def _remarks(run, decisions, missed) -> list[str]:
     remarks = []
     if missed:
         remarks.append(f'{missed} decisions could not be replayed: messages are missing')
-    other = sum(run.frames_at.get(k + 1, made.frames) != made.frames
-                for k, made in enumerate(decisions))
+    other = sum(made.frames != then for made, then in zip(decisions, run.frames_at.values()))
     if other:
         remarks.append(f'{other} decisions were made with another number of frames then: the '
                        'recording has lost messages, or begins in the middle of the run')
