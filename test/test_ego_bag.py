@@ -34,12 +34,15 @@ def differences(first, second):
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-def test_recorded_expert_runs_come_back_as_the_experts_actions(apartments, tmp_path):
+@pytest.mark.parametrize('imperfections', [0.0, 1.0])
+def test_recorded_expert_runs_come_back_as_the_experts_actions(apartments, tmp_path,
+                                                               imperfections):
     """28 episodes through driver and bridge in velocity mode; see docs/results.md."""
     folder, out = tmp_path / 'recordings', tmp_path / 'own'
     ids = [str(k) for k in range(1, 29)]
     expert = []
-    with Graph('expert', apartments.data, apartments.split, []) as graph:
+    with Graph('expert', apartments.data, apartments.split, [], parameters={
+            'sim_bridge': {'imperfections.strength': imperfections}}) as graph:
         recorder = RecorderProcess(graph, folder)
         for k, episode in enumerate(ids):
             expert.append(graph.run(episode)['actions'])
@@ -53,8 +56,8 @@ def test_recorded_expert_runs_come_back_as_the_experts_actions(apartments, tmp_p
     wrong = sum(differences(actions, driven[bag.rpartition('/')[2]])
                 for actions, bag in zip(expert, bags))
     equal = sum(actions == driven[bag.rpartition('/')[2]] for actions, bag in zip(expert, bags))
-    print(json.dumps({'episodes': len(ids), 'equal': equal, 'steps': steps, 'wrong': wrong,
-                      'same': round(1 - wrong / steps, 4)}))
+    print(json.dumps({'imperfections': imperfections, 'episodes': len(ids), 'equal': equal,
+                      'steps': steps, 'wrong': wrong, 'same': round(1 - wrong / steps, 4)}))
     assert wrong <= 0.02 * steps
     assert ego_check.main([str(out), '--card', 'models/nano', '--episodes', '28']) == 0
 
