@@ -181,6 +181,16 @@ def test_what_is_missing_is_one_line(tmp_path, said, more, told):
         convert(tmp_path, said, *more)
 
 
+@pytest.mark.parametrize('name, content', [
+    ('notes.txt', b'not a bag'), ('empty', None), ('cut.mcap', b'\x89MCAP0\r\n\x01'),
+    ('cut.db3', b'')])
+def test_what_is_no_recording_is_one_line(tmp_path, name, content):
+    path = tmp_path / name
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match=f'{name} cannot be read'):
+        ego_bag.main([str(path), '--out', str(tmp_path / 'own'), *CARD])
+
+
 def test_a_sentence_can_be_given_and_other_turns(tmp_path):
     actions = [F, L, L, R, F, F, R]
     said = teleoperated(actions, '', action_set=ActionSet(0.25, 15.0))

@@ -82,11 +82,11 @@ class Bag:
         self._given = topics
         if not self.path.exists():
             raise UserError(f'{path} does not exist; give a recording')
-        self._reader = AnyReader([self.path], default_typestore=typestore())
         self._recorded_ns: dict[int, int] = {}   # of every image of a run, by its stamp
 
     def __enter__(self) -> Bag:
         try:
+            self._reader = AnyReader([self.path], default_typestore=typestore())
             self._reader.open()
         except (AnyReaderError, ReaderError, OSError, ValueError) as error:
             where = 'start the recorder, which repairs it' if PARTIAL in self.path.parts \
