@@ -37,7 +37,9 @@ class Flight(FlightRecorder):
 
     def __init__(self, folder, **limits):
         self.said = []
-        super().__init__(Folder(folder), Limits(**{'min_free_mb': 1, 'tail_s': 0.5, **limits}),
+        folder = Folder(folder)
+        self.repaired = list(folder.repair_all())
+        super().__init__(folder, Limits(**{'min_free_mb': 1, 'tail_s': 0.5, **limits}),
                          lambda what, trouble: self.said.append((what, trouble)), ('/state',))
 
     def at(self, seconds, data='x', topic='/t'):
@@ -184,7 +186,7 @@ def test_a_disk_that_fails_ends_the_recording_and_the_next_start_repairs_it(tmp_
     flight.close()
     again = Flight(tmp_path)
     path, = bags(tmp_path)
-    assert any('is repaired' in what and not trouble for what, trouble in again.said)
+    assert [outcome.split()[0] for _, outcome in again.repaired] == ['repaired:']
     assert contents(path)[0] == ('/instruction', 1.0, 'go') and len(contents(path)) > 10
     again.instruct(100.0, 'go')
     again.state(100.1, True)
@@ -221,6 +223,10 @@ def test_what_a_kill_leaves_is_repaired_up_to_the_last_flush(tmp_path, torn_byte
         os.truncate(file, file.stat().st_size - torn_bytes)
     with pytest.raises(UserError, match='start the recorder, which repairs it'):
         Bag(file).__enter__()
+    # somebody was killed while he repaired it
+    half = file.parent.with_name(file.parent.name + '_repaired')
+    half.mkdir()
+    (half / f'{half.name}.mcap').write_bytes(file.read_bytes()[:500])
     flight = Flight(tmp_path)
     first, second = bags(tmp_path)
     assert contents(first) == before   # what was finished is as it was
@@ -230,6 +236,18 @@ def test_what_a_kill_leaves_is_repaired_up_to_the_last_flush(tmp_path, torn_byte
     assert len(said) == 30 or torn_bytes > 10 and len(said) >= 5
     assert not any(path.is_dir() for path in (tmp_path / PARTIAL).iterdir())
     flight.close()
+
+
+def test_what_holds_nothing_is_deleted_and_what_is_torn_differently_is_told(tmp_path):
+    Folder(tmp_path).close()
+    for name, content in (('a', b''), ('b', b'\x89MCAP0\r\n'), ('c', None), ('d', bytes(5000))):
+        (tmp_path / PARTIAL / name).mkdir()
+        if content is not None:
+            (tmp_path / PARTIAL / name / f'{name}.mcap').write_bytes(content)
+    flight = Flight(tmp_path)
+    assert [outcome for _, outcome in flight.repaired] == [
+        'cannot be repaired: it holds no message, so it is deleted'] * 4
+    assert bags(tmp_path) == [] and len(list((tmp_path / PARTIAL).iterdir())) == 1
 
 
 def test_one_recorder_a_folder(tmp_path):

@@ -54,18 +54,18 @@ class FlightRecorder:
         self._save_why = ''
         self._flushed_s = 0.0
         self._written_bytes = folder.size_bytes()
-        for name, outcome in folder.repair_all():
-            say(f'{name}, which was not finished, is {outcome}', 'cannot' in outcome)
 
     @property
     def recording(self) -> str:
         """Folder of the bag that is being written; empty without one."""
-        return str(self._bag.path) if self._bag else ''
+        bag = self._bag   # asked by another thread than the one that ends it
+        return str(bag.path) if bag else ''
 
     @property
     def bag_bytes(self) -> int:
         """Of the bag that is being written."""
-        return self._bag.bytes if self._bag else 0
+        bag = self._bag
+        return bag.bytes if bag else 0
 
     # What is heard
 

@@ -29,9 +29,10 @@ class Ring:
     @property
     def length_s(self) -> float:
         """From the oldest message to the newest."""
-        if not self._messages:
+        try:
+            return (self._messages[-1].stamp_ns - self._messages[0].stamp_ns) * 1e-9
+        except IndexError:   # empty, perhaps since a moment ago, by another thread
             return 0.0
-        return (self._messages[-1].stamp_ns - self._messages[0].stamp_ns) * 1e-9
 
     def add(self, message: Recorded) -> None:
         """Take a message; the oldest go."""

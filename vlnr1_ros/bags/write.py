@@ -17,6 +17,7 @@ from typing import Iterator
 from ..navigation.errors import UserError
 
 PARTIAL = '.partial'
+REPAIRED = '_repaired'
 METADATA_VERSION = 8
 """Of metadata.yaml: the newest that distros before Jazzy read as well."""
 MAGIC = b'\x89MCAP0\r\n'
@@ -46,6 +47,11 @@ class Folder:
             self._lock.close()
             raise UserError(f'another recorder writes to {self.path}; end it, or give this one '
                             'another folder') from None
+        dirs = sorted(path for path in (self.path / PARTIAL).iterdir() if path.is_dir())
+        # half a repair is made anew
+        self._left = [path for path in dirs if not (
+            path.name.endswith(REPAIRED)
+            and path.with_name(path.name.removesuffix(REPAIRED)) in dirs)]
 
     def close(self) -> None:
         """Let others have the folder."""
@@ -60,13 +66,15 @@ class Folder:
         return shutil.disk_usage(self.path).free
 
     def repair_all(self) -> Iterator[tuple[str, str]]:
-        """Finish what a killed recorder left: (name, what became of it) of each."""
-        for partial in sorted((self.path / PARTIAL).iterdir()):
-            if partial.is_dir():
-                try:
-                    yield partial.name, repair(partial, self.path)
-                except (OSError, UserError) as error:
-                    yield partial.name, f'cannot be repaired: {error}'
+        """Finish what killed recorders left: (name, what became of it) of each.
+
+        It may take a minute a gigabyte, and disturbs nobody who records meanwhile.
+        """
+        for partial in self._left:
+            try:
+                yield partial.name, repair(partial, self.path)
+            except Exception as error:   # what is in a torn file nobody knows
+                yield partial.name, f'cannot be repaired: {error}'
 
 
 class BagFile:
@@ -141,7 +149,8 @@ def repair(partial: Path, folder: Path) -> str:
     if not (file.exists() and _end_where_whole(file)):
         shutil.rmtree(partial)
         raise UserError('it holds no message, so it is deleted')
-    bag = BagFile(folder, f'{partial.name}_repaired')
+    shutil.rmtree(partial.with_name(partial.name + REPAIRED), ignore_errors=True)
+    bag = BagFile(folder, partial.name + REPAIRED)
     try:
         with AnyReader([file]) as reader:
             for connection, stamp_ns, data in reader.messages():

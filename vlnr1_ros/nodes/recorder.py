@@ -100,6 +100,7 @@ class RecorderNode(Node):
         self._connect()
         self._thread = threading.Thread(target=self._work, name='writer', daemon=True)
         self._thread.start()
+        threading.Thread(target=self._repair, args=(folder,), name='repair', daemon=True).start()
         self.get_logger().info(f'records to {folder.path.resolve()}')
 
     def _connect(self):
@@ -215,6 +216,10 @@ class RecorderNode(Node):
             except Exception as error:   # a recorder with a defect goes on recording
                 self._flight.trouble = f'exception: {error!r}'
                 self.get_logger().error(traceback.format_exc())
+
+    def _repair(self, folder: Folder):
+        for name, outcome in folder.repair_all():
+            self._say(f'{name} was not finished; {outcome}', 'cannot' in outcome)
 
     def close(self):
         """Finish what is being written."""
