@@ -208,7 +208,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.parametrize('torn_bytes', [0, 1, 40, 2000])
+@pytest.mark.parametrize('torn_bytes', [0, 40, 2000])
 def test_what_a_kill_leaves_is_repaired_up_to_the_last_flush(tmp_path, torn_bytes):
     whole = Flight(tmp_path)
     whole.instruct(1.0, 'before')
