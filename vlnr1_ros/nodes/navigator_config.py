@@ -7,11 +7,11 @@ from functools import partial
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
+from ..bags.values import compressed_rgb
 from ..motion.config import check_ranges, live, number
 from ..motion.stuck import ESCAPE, IGNORE, STOP
 from ..navigation.errors import UserError
 from .bridged import colour
-from .compressed import compressed_rgb
 
 RELIABILITY = {'best_effort': ReliabilityPolicy.BEST_EFFORT,
                'reliable': ReliabilityPolicy.RELIABLE}
