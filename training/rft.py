@@ -31,6 +31,7 @@ from training.sft import (
     train,
     trained_card,
 )
+from training.shared_grpo import SharedGrpoTrainer
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
@@ -81,6 +82,12 @@ def prepare(config: NavRftConfig, processor, card: NavigationCard) -> None:
     processor.tokenizer.padding_side = 'left'
 
 
+def trainer_class(config: NavRftConfig, model) -> type[ResumableGrpoTrainer]:
+    """The trainer whose answers share their prompt, where sampling and attention allow it."""
+    shared = not config.use_vllm and model.config._attn_implementation == 'sdpa'
+    return SharedGrpoTrainer if shared else ResumableGrpoTrainer
+
+
 def make_trainer(arguments: RftArguments,
                  config: NavRftConfig) -> tuple[ResumableGrpoTrainer, NavigationCard]:
     """The trainer, ready to run, and the card of what it will produce."""
@@ -98,7 +105,7 @@ def make_trainer(arguments: RftArguments,
     callbacks = [CardInCheckpoints(card)]
     if arguments.eval_data:
         callbacks.append(ClosedLoop(arguments, Path(config.output_dir)))
-    trainer = ResumableGrpoTrainer(
+    trainer = trainer_class(config, model)(
         model=model, args=config, train_dataset=rows, processing_class=processor,
         reward_funcs=functions, peft_config=adapters(arguments), callbacks=callbacks)
     return trainer, card
