@@ -20,9 +20,8 @@ def by_tokens(completion_ids, **_):
 
 def one_update(trainer_class, command, monkeypatch):
     """(sampled ids, loss, gradients) of one update on 2 x 12 answers, in a fresh trainer."""
-    monkeypatch.setattr(rft, 'trainer_class', lambda *_: trainer_class)
     monkeypatch.setattr(rft, 'reward_functions', lambda *_: ([by_tokens], [1.0]))
-    trainer, _ = rft.make_trainer(*rft.parse(command))
+    trainer, _ = rft.make_trainer(*rft.parse(command), trainer_class)
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
     if trainer.ref_model is not None:

@@ -88,9 +88,12 @@ def trainer_class(config: NavRftConfig, model) -> type[ResumableGrpoTrainer]:
     return SharedGrpoTrainer if shared else ResumableGrpoTrainer
 
 
-def make_trainer(arguments: RftArguments,
-                 config: NavRftConfig) -> tuple[ResumableGrpoTrainer, NavigationCard]:
-    """The trainer, ready to run, and the card of what it will produce."""
+def make_trainer(arguments: RftArguments, config: NavRftConfig,
+                 kind: type | None = None) -> tuple[ResumableGrpoTrainer, NavigationCard]:
+    """The trainer, ready to run, and the card of what it will produce.
+
+    kind: its class; by default the fastest that the settings allow.
+    """
     if (Path(arguments.model) / ADAPTER_FILE).is_file():
         raise UserError(f'{arguments.model} is an adapter; RFT starts from, and stays near, a '
                         'whole checkpoint: the one that vlnr1 sft --lora wrote')
@@ -105,7 +108,7 @@ def make_trainer(arguments: RftArguments,
     callbacks = [CardInCheckpoints(card)]
     if arguments.eval_data:
         callbacks.append(ClosedLoop(arguments, Path(config.output_dir)))
-    trainer = trainer_class(config, model)(
+    trainer = (kind or trainer_class(config, model))(
         model=model, args=config, train_dataset=rows, processing_class=processor,
         reward_funcs=functions, peft_config=adapters(arguments), callbacks=callbacks)
     return trainer, card

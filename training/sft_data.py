@@ -85,11 +85,12 @@ def _rows(keys, decision, as_column) -> dict[str, list]:
     What is asked for several times at once, as RFT does for the answers of a group, is made once.
     """
     keys = list(keys)
-    made = {key: _row(*decision(*key), as_column) for key in dict.fromkeys(keys)}
+    made = {key: decision_row(*decision(*key), as_column) for key in dict.fromkeys(keys)}
     return {name: [made[key][name] for key in keys] for name in made[keys[0]]}
 
 
-def _row(blocks, answer, frames, as_column):
+def decision_row(blocks: list[dict], answer: str, frames, as_column: bool = False) -> dict:
+    """One row for TRL: the template's blocks, the right answer, uint8 frames (H, W, 3)."""
     given = {'answer': answer} if as_column else {'completion': [
         {'role': 'assistant', 'content': [{'type': 'text', 'text': answer}]}]}
     return {'prompt': [{'role': 'user', 'content': blocks}], **given,
