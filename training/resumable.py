@@ -88,7 +88,7 @@ class ResumableTrainer(_Resumable, SFTTrainer):
     """SFT."""
 
 
-class _EpochSampler(RepeatSampler):
+class EpochSampler(RepeatSampler):
     """The order of an epoch depends on the epoch, not on how many the process has seen."""
 
     def set_epoch(self, epoch: int) -> None:
@@ -99,7 +99,17 @@ class _EpochSampler(RepeatSampler):
 class ResumableGrpoTrainer(_Resumable, GRPOTrainer):
     """GRPO."""
 
+    def _generate(self, prompts):
+        try:
+            return super()._generate(prompts)
+        except RuntimeError as error:
+            if 'probability tensor' not in str(error):
+                raise
+            raise UserError('the probabilities of answers are no numbers before step '
+                            f'{self.state.global_step + 1}; give a --learning_rate below '
+                            f'{self.args.learning_rate:g}') from error
+
     def _get_train_sampler(self, dataset=None):
         stock = super()._get_train_sampler(dataset)
-        return _EpochSampler(stock.data_source, stock.mini_repeat_count, stock.batch_size,
+        return EpochSampler(stock.data_source, stock.mini_repeat_count, stock.batch_size,
                              stock.repeat_count, stock.shuffle, stock.seed)

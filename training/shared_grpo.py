@@ -105,11 +105,13 @@ class SharedGrpoTrainer(ResumableGrpoTrainer):
 
     def _answers(self, prompts, trainer):
         """TRL's rollout_func: answers to the prompts of the rows in work."""
-        known, numbers = self._prompts, self._numbers
+        return {'prompt_ids': self._prompt_ids(), 'logprobs': None,
+                'completion_ids': self.sample(self._prompts, self._numbers)}
+
+    def _prompt_ids(self):
         ids = [row[mask.bool()].tolist()
-               for row, mask in zip(known.input_ids, known.attention_mask)]
-        return {'prompt_ids': [ids[n] for n in numbers.tolist()],
-                'completion_ids': self.sample(known, numbers), 'logprobs': None}
+               for row, mask in zip(self._prompts.input_ids, self._prompts.attention_mask)]
+        return [ids[n] for n in self._numbers.tolist()]
 
     def _generate_and_score_completions(self, inputs):
         first = {}   # row of each prompt's first appearance
