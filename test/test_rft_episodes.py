@@ -47,7 +47,7 @@ def test_a_run_is_worth_what_it_achieved(apartments):
             del plan[:3]
         return [([7], text) for text in texts]
 
-    drivers = Drivers(config, CARD, 2, None)
+    drivers = Drivers(config, CARD, 2)
     runs = drivers.drive(episode_ids, expert)
     assert [run.episode.episode_id for run in runs] == episode_ids
     for run in runs:

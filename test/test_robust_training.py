@@ -1,6 +1,7 @@
 """What may go wrong while a model is trained, on the real trainers."""
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
@@ -48,33 +49,24 @@ def last_error(capsys):
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
-@pytest.fixture(scope='module')
-def killed(model, data, tmp_path_factory):
-    """Output folders of both stages, killed while they wrote their second checkpoint."""
-    root, running = tmp_path_factory.mktemp('killed'), {}
-    for verb, more in STAGES.items():
-        running[verb] = subprocess.Popen(
-            [sys.executable, '-m', 'vlnr1_ros', verb,
-             *arguments(model, data, root / verb, '--save_total_limit', '1', *more)],
-            cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    end = time.monotonic() + 120
-    waiting = dict(running)
-    while waiting and time.monotonic() < end:
-        for verb, process in list(waiting.items()):
-            if (root / verb / 'checkpoint-4').exists() or process.poll() is not None:
-                process.kill()
-                del waiting[verb]
+def kill_in_second_checkpoint(verb, command, out):
+    """Run a stage in a process of its own, and kill it while it writes its second checkpoint."""
+    process = multiprocessing.get_context('fork').Process(target=call, args=(verb, command))
+    process.start()
+    end = time.monotonic() + 60
+    while not (out / 'checkpoint-4').exists() and process.is_alive() and time.monotonic() < end:
         time.sleep(0.001)
-    for process in running.values():
-        process.kill()
-        assert process.wait() == -signal.SIGKILL, process.stderr.read().decode()
-    return root
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize('verb', STAGES)
 def test_a_killed_run_gives_the_curve_of_an_uninterrupted_one(
-        verb, killed, model, data, tmp_path, capsys):
-    whole, cut = tmp_path / 'whole', killed / verb
+        verb, model, data, tmp_path, capsys):
+    whole, cut = tmp_path / 'whole', tmp_path / 'cut'
+    kill_in_second_checkpoint(verb, arguments(
+        model, data, cut, '--save_total_limit', '1', *STAGES[verb]), cut)
     assert last_whole_checkpoint(cut) in (cut / 'checkpoint-2', cut / 'checkpoint-4')
     assert call(verb, arguments(model, data, whole, *STAGES[verb])) == 0
     capsys.readouterr()

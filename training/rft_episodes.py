@@ -8,6 +8,7 @@ decisions each are drawn, and the group k is the k-th of each run, so that GRPO 
 """
 from __future__ import annotations
 
+import sys
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,9 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from sim_bridge.client import load_split, open_environment
-from sim_bridge.environment import Episode
+from sim_bridge.client import RemoteEnvironment, load_split
+from sim_bridge.config import EnvironmentConfig, simulator_name
+from sim_bridge.environment import Environment, Episode
 from training import rewards
 from training.evaluate_config import EvaluateConfig, environment_config
 from training.resumable import EpochSampler
@@ -56,12 +58,12 @@ class Run:
 class Drivers:
     """Environments that drive runs side by side, so that the policy answers many at once."""
 
-    def __init__(self, config, card: NavigationCard, count: int, habitat_python: str | None):
-        self._open = lambda: open_environment(config, habitat_python)
+    def __init__(self, config: EnvironmentConfig, card: NavigationCard, count: int):
+        self._config = config
         self._card = card
         self._count = count
         self._free: list = []
-        self._opened = 0
+        self._opened: list = []
 
     def drive(self, episode_ids: list[str],
               answer: Callable[[list[Decision]], list[tuple[list[int], str]]]) -> list[Run]:
@@ -72,7 +74,7 @@ class Drivers:
         waiting = deque(enumerate(episode_ids))
         active, done = [], {}
         while waiting or active:
-            while waiting and (self._free or self._opened < self._count):
+            while waiting and (self._free or len(self._opened) < self._count):
                 number, episode_id = waiting.popleft()
                 active.append((number, _Drive(self._environment(), self._card, episode_id)))
             asked = [drive.decide() for _, drive in active]
@@ -88,8 +90,12 @@ class Drivers:
     def _environment(self):
         if self._free:
             return self._free.pop()
-        self._opened += 1
-        return self._open()
+        if simulator_name(self._config.simulator) == 'habitat-sim':
+            # which has room for one simulator a process
+            self._opened.append(RemoteEnvironment(self._config, sys.executable))
+        else:
+            self._opened.append(Environment(self._config, *self._opened[:1]))
+        return self._opened[-1]
 
 
 class _Drive:
@@ -162,7 +168,7 @@ def load_episodes(arguments: RftArguments, config) -> tuple[Dataset, NavigationC
     rows = Dataset.from_dict({
         'episode_id': [e.episode_id for e in chosen],
         'prompt': [[{'role': 'user', 'content': e.instruction}] for e in chosen]})
-    return rows, card, Drivers(environment, card, arguments.environments, None)
+    return rows, card, Drivers(environment, card, arguments.environments)
 
 
 def reward_functions(arguments: RftArguments) -> tuple[list, list[float]]:
