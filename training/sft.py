@@ -158,7 +158,7 @@ def _plain(value):
     return getattr(value, 'value', value)
 
 
-def save(trainer, card: NavigationCard, lora: bool) -> Path:
+def save(trainer, card: NavigationCard, lora: bool) -> None:
     """Write the checkpoint; the card comes last, so a folder with a card is whole."""
     folder = Path(trainer.args.output_dir)
     if lora:
@@ -169,7 +169,6 @@ def save(trainer, card: NavigationCard, lora: bool) -> Path:
         trainer.save_model()
         if trainer.is_world_process_zero():
             card.save(folder)
-    return folder
 
 
 def train(arguments: SftArguments, config, make_trainer, counted: str) -> int:
@@ -184,11 +183,13 @@ def train(arguments: SftArguments, config, make_trainer, counted: str) -> int:
     check_report(config.report_to)
     trainer, card = make_trainer(arguments, config)
     resumed = config.resume_from_checkpoint or last_whole_checkpoint(folder)
-    print(f'{len(trainer.train_dataset)} {counted}, '
-          + (f'going on from {resumed}' if resumed else f'starting from {arguments.model}'))
+    first = trainer.is_world_process_zero()
+    if first:
+        print(f'{len(trainer.train_dataset)} {counted}, '
+              + (f'going on from {resumed}' if resumed else f'starting from {arguments.model}'))
     try:
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-        print(save(trainer, card, arguments.lora))
+        save(trainer, card, arguments.lora)
     except Exception as error:
         # a process that loads data wraps what it raised into its traceback
         text = str(error).rsplit('UserError: ', 1)[-1] if isinstance(error, UserError) \
@@ -199,6 +200,8 @@ def train(arguments: SftArguments, config, make_trainer, counted: str) -> int:
         raise UserError(f'{text.strip()}; ' + (
             f'{last} is whole, and the same command goes on from it' if last else
             'no checkpoint had been written')) from error
+    if first:
+        print(folder)
     return 0
 
 
