@@ -56,7 +56,6 @@ EXTRAS = {
         'shapely>=2.0',
         'trimesh>=4',
         'pillow',
-        'pyzmq>=25',
         'msgpack>=1',
     ],
     'train': [OPENCV, 'torch>=2.6', 'transformers>=5,<6', 'trl>=1.16,<2', 'peft>=0.21',
@@ -78,7 +77,7 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['vlnr1_ros*', 'sim_bridge*', 'training*']),
     # the packages' own settings, read beside the module that uses them
-    package_data={'': ['*.json', '*.jinja', '*.xml'], 'training': ['configs/*.yaml']},
+    package_data={'': ['*.json', '*.jinja', '*.xml'], 'training': ['configs/**/*.yaml']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
         (SHARE, ['package.xml']),

@@ -45,7 +45,7 @@ def one_update(trainer_class, command, monkeypatch):
 
 @pytest.mark.parametrize('kind, more', [
     ('qwen2_vl', []),
-    ('qwen2_vl', ['--lora']),
+    ('qwen2_vl', ['--lora', '--gradient_checkpointing', 'true']),
     ('qwen2_vl', ['--gradient_accumulation_steps', '4', '--per_device_train_batch_size', '6']),
     ('qwen2_5_vl', ['--steps_per_generation', '2', '--per_device_train_batch_size', '12']),
     ('qwen3_vl', []),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from pathlib import Path
 
+import numpy as np
+
 from vlnr1_ros.navigation.errors import UserError
+from vlnr1_ros.navigation.memory import History
 from vlnr1_ros.policy.base import Policy
 from vlnr1_ros.policy.baselines import ForwardPolicy, RandomPolicy, StopPolicy
 
@@ -39,3 +44,23 @@ def load_policy(name_or_folder: str | Path, **options) -> Policy:
     from vlnr1_ros.policy.lvlm import LvlmPolicy
 
     return LvlmPolicy(name_or_folder, **options)
+
+
+def warm(policy: Policy) -> None:
+    """Decide once about nothing, so that the first real decision takes no longer than the others.
+
+    Raises what the policy raises: a model that cannot decide is found out before it has to.
+    """
+    card = policy.card
+    history = History(card.frame_width, card.frame_height)
+    history.add(np.zeros((card.frame_height, card.frame_width, 3), np.uint8))
+    policy.reset('warm up')
+    policy.plan(history)
+
+
+def free_memory() -> None:
+    """Give the memory of policies that nobody refers to any more back to machine and GPU."""
+    gc.collect()
+    torch = sys.modules.get('torch')  # not imported where there was no model
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
