@@ -114,18 +114,18 @@ class Answer:
     def __init__(self, grammar: AnswerGrammar):
         self.tokens: list[int] = []
         self.actions: list[Action] = []
-        self._grammar = grammar
+        self.grammar = grammar
         self._begin_phrase()
 
     @property
     def complete(self) -> bool:
         """Whether nothing but the end may follow."""
-        return len(self.actions) == self._grammar.horizon
+        return len(self.actions) == self.grammar.horizon
 
     def options(self) -> list[int]:
         """Tokens that may follow, ascending; after n phrases the end."""
         if self.complete:
-            return [self._grammar.end]
+            return [self.grammar.end]
         return sorted({rest[0] for rest in self._rests.values()})
 
     def stop_token(self) -> int | None:
@@ -141,8 +141,8 @@ class Answer:
         rests = {action: rest[1:] for action, rest in self._rests.items() if rest[0] == token}
         if not rests:
             raise UserError(
-                f'{self._grammar.tokenizer.decode(self.tokens)!r} is no answer of '
-                f'{self._grammar.horizon} actions out of {self._grammar.action_set.phrases}'
+                f'{self.grammar.tokenizer.decode(self.tokens)!r} is no answer of '
+                f'{self.grammar.horizon} actions out of {self.grammar.action_set.phrases}'
             )
         # No phrase's text begins another's, so the one that is complete is the only one.
         done = [action for action, rest in rests.items() if not rest]
@@ -162,7 +162,7 @@ class Answer:
 
     def _begin_phrase(self):
         """What is left of every phrase that may still come next, by its action."""
-        grammar = self._grammar
+        grammar = self.grammar
         phrases = grammar.following if self.actions else grammar.first
         self._rests = {} if self.complete else dict(zip(OPTION_ORDER, phrases))
         if self._rests and self.actions[-1:] == [Action.STOP]:
