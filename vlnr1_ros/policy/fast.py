@@ -119,18 +119,17 @@ class FastPolicy(LvlmPolicy):
         """What `plan_rows` decides, and how much of it the drafts had said; no second try."""
         decoded = decode(
             self.prompts, self.model.lm_head, self.grammar, self.card.stop_bias,
-            self._prompts(histories),
-            {row: self.draft(row, history) for row, history in histories.items()},
+            self._prompts(histories), self.drafts(histories),
         )
         for row, found in decoded.items():
             self.episodes[row].plan = found.actions
             self.episodes[row].frames = len(histories[row])
         return decoded
 
-    def draft(self, row: int, history: History) -> list[Action]:
-        """What is left of a row's last plan: one frame came with every action executed since."""
-        episode = self.episodes[row]
-        return episode.plan[len(history) - episode.frames:]
+    def drafts(self, histories: dict[int, History]) -> dict[int, list[Action]]:
+        """What is left of each row's last plan: a frame came with every action executed since."""
+        return {row: self.episodes[row].plan[len(history) - self.episodes[row].frames:]
+                for row, history in histories.items()}
 
     def _prompts(self, histories) -> dict[int, list[Piece]]:
         questions = {row: self.question(self.episodes[row].instruction, history)
