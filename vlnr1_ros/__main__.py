@@ -26,6 +26,7 @@ VERBS = {
     'report': ('training.results', 'the tables of result files again, side by side'),
     'bench sim': ('sim_bridge.bench', 'speed of the environment, side by side with the plain way'),
     'bench bridge': ('sim_bridge.ros.bench', 'latency, lockstep and free run of the ROS bridge'),
+    'bench decide': ('training.bench', 'how long decisions take, side by side with the plain way'),
     'serve': ('vlnr1_ros.policy.serve', 'a checkpoint behind an OpenAI-compatible URL'),
     'card': ('vlnr1_ros.navigation.card', "write a checkpoint's navigation.json"),
     'doctor': ('vlnr1_ros.doctor', 'what is installed, what is missing, what to do about it'),
