@@ -6,7 +6,8 @@
     vlnr1 bench decide --checkpoint models/nano --execute 3 --memory 10000
 
 The ways to decide take turns over the same decisions, so that a busy machine disturbs all of them
-alike: plain generate, each step added to the ones before, and the floor, which no way can fall
+alike; on one thread of a CPU it is CPU time that counts, which leaves out what other processes
+take. They are plain generate, each step added to the ones before, and the floor, which no way can fall
 below (training/decide_variants.py says what each is). The frames are those that the expert sees on
 its way through episodes of generated apartments; nobody drives by the plans. Without --checkpoint
 the model has random weights and phrases of several tokens. Rebuilds of the history are included.
@@ -83,10 +84,20 @@ def real_episodes(data: str, card: NavigationCard) -> list[tuple[str, list[np.nd
     return found
 
 
-def measure(policy: FastPolicy, episodes, execute: int, count: int) -> tuple[list[Variant], list]:
+def clock_of(policy: FastPolicy):
+    """Seconds of this process alone where that means anything, otherwise of the wall."""
+    alone = policy.device.type == 'cpu' and torch.get_num_threads() == 1
+    return time.process_time if alone else time.perf_counter
+
+
+def measure(policy: FastPolicy, episodes, execute: int, count: int,
+            names: tuple[str, ...]) -> tuple[list[Variant], list]:
     """(variants with the seconds and plans of `count` decisions, (name, gap) where they differ).
+
+    names: of the variants that take part, none for all.
     """
-    team, differences = variants(policy), []
+    team = [v for v in variants(policy) if v.name in names or not names]
+    differences, now = [], clock_of(policy)
     for instruction, frames in episodes:
         history = History(policy.card.frame_width, policy.card.frame_height)
         for variant in team:
@@ -97,9 +108,9 @@ def measure(policy: FastPolicy, episodes, execute: int, count: int) -> tuple[lis
                 continue
             plain = None
             for variant in team:
-                began = time.perf_counter()
+                began = now()
                 plan = variant.plan(variant.policy, history, plain)
-                variant.seconds.append(time.perf_counter() - began)
+                variant.seconds.append(now() - began)
                 variant.plans.append(plan)
                 plain = plain or plan
                 if plan is not None and plan != plain:
@@ -154,16 +165,17 @@ def batch(policy: FastPolicy, episodes, count: int, execute: int) -> tuple[float
         singles[row].reset(instruction)
         together.reset(instruction, row=row)
     one_by_one_s = at_once_s = decisions = 0
+    now = clock_of(policy)
     for step in range(min(len(frames) for _, frames in chosen)):
         for history, (_, frames) in zip(histories, chosen):
             history.add(frames[step])
         if step % execute:
             continue
-        began = time.perf_counter()
+        began = now()
         plans = [single.plan(history) for single, history in zip(singles, histories)]
-        middle = time.perf_counter()
+        middle = now()
         rows = together.plan_rows(dict(enumerate(histories)))
-        at_once_s += time.perf_counter() - middle
+        at_once_s += now() - middle
         one_by_one_s += middle - began
         decisions += count
         for row, plan in enumerate(plans):
@@ -220,7 +232,8 @@ def run(args, data: str, folder: Path) -> list[str]:
                 if after > MEMORY * before:
                     found.append(f'{where}memory grew {after / before:.3f} times, not {MEMORY}')
                 continue
-            team, differences = measure(policy, episodes, execute, args.decisions)
+            team, differences = measure(policy, episodes, execute, args.decisions,
+                                        (PLAIN, FAST, FLOOR) if args.brief else ())
             print(f'\n{where}{args.decisions} decisions, '
                   f'{len(set(map(tuple, team[0].plans)))} different plans', table(team),
                   f'other plans than plain: {len(differences)} of '
@@ -258,6 +271,7 @@ def main(argv: list[str] | None = None) -> int:
     add('--batch', type=int, default=4, help='episodes at once, 1: do not measure (default: 4)')
     add('--memory', type=int, default=0,
         help='measure memory over this many decisions, and nothing else')
+    add('--brief', action='store_true', help='plain, all steps and the floor only')
     add('--threads', type=int, default=1, help='of torch (default: 1)')
     add('--device', help='default: a GPU if there is one')
     add('--compiled', action='store_true', help='with torch.compile')
