@@ -5,12 +5,13 @@
     vlnr1 bench decide --checkpoint models/nano --execute 3
     vlnr1 bench decide --checkpoint models/nano --execute 3 --memory 10000
 
-The ways to decide take turns over the same decisions, so that a busy machine disturbs all of them
-alike; on one thread of a CPU it is CPU time that counts, which leaves out what other processes
-take. They are plain generate, each step added to the ones before, and the floor, which no way can fall
-below (training/decide_variants.py says what each is). The frames are those that the expert sees on
-its way through episodes of generated apartments; nobody drives by the plans. Without --checkpoint
-the model has random weights and phrases of several tokens. Rebuilds of the history are included.
+The ways to decide are plain generate, each step added to the ones before, and the floor, which no
+way can fall below (training/decide_variants.py says what each is). They take turns over the same
+decisions, so that a busy machine disturbs all of them alike; on one thread of a CPU it is CPU time
+that counts, which leaves out what other processes take. The frames are those that the expert sees
+on its way through episodes of generated apartments; nobody drives by the plans. Without
+--checkpoint the model has random weights and phrases of several tokens. Rebuilds of the history
+are included.
 Ends with 1 when one of TARGETS is missed or plans differ.
 """
 from __future__ import annotations

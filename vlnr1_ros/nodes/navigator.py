@@ -74,8 +74,9 @@ class NavigatorNode(Node):
         if is_url(self._config.policy):
             return load_policy(self._config.policy)
         if self._config.policy != 'expert' and self._config.policy not in BASELINES:
-            options = {'device': self._config.device} if self._config.device else {}
-            return load_policy(given_or_shipped(self._config.policy), **options)
+            return load_policy(
+                given_or_shipped(self._config.policy), device=self._config.device or None,
+                dtype=self._config.dtype or None, compiled=self._config.compiled)
         card = NavigationCard(action_set=ActionSet(self._config.forward_m, self._config.turn_deg))
         if self._config.policy == 'expert':
             return ExpertPolicy(self, card)

@@ -16,7 +16,8 @@ RELIABILITY = {'best_effort': ReliabilityPolicy.BEST_EFFORT,
 IMAGES = {'raw': ('image_raw', Image, messages.image_rgb),
           'compressed': ('image_raw/compressed', CompressedImage, compressed_rgb)}
 """Topic, message and its conversion to RGB, by transport."""
-KNOWN = {'image_transport': IMAGES, 'image_reliability': RELIABILITY}
+DTYPES = ('', 'float32', 'bfloat16', 'float16', 'auto')
+KNOWN = {'image_transport': IMAGES, 'image_reliability': RELIABILITY, 'dtype': DTYPES}
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class NavigatorConfig:
         'models/nano', "expert, random, forward, stop, a checkpoint folder, or a server's URL: "
         'http://HOST:PORT/v1?card=FOLDER')
     device: str = number('', 'torch device of a checkpoint; empty: a GPU if there is one')
+    dtype: str = number(
+        '', "type of a checkpoint's weights: float32, bfloat16, float16 or auto (as stored); "
+        'empty: float32 on a CPU, otherwise as stored')
+    compiled: bool = number(False, 'torch.compile a checkpoint, which takes minutes at start')
     execute: int = number(0, 'actions executed per decision; 0: as the card says', '', 0, 64)
     forward_m: float = number(0.25, 'forward step of a policy without a card', 'm', 0.01, 2.0)
     turn_deg: float = number(30.0, 'turn of a policy without a card', 'deg', 1.0, 90.0)
