@@ -63,12 +63,13 @@ class FaultGraph(Spun):
     """Starts the three and observes them.
 
     episode: id of one that is long enough. parameters: {node: {name: value}} beside PARAMETERS.
+    waits: whether time waits for the navigator; not in free run, where messages would be lost.
     commands: (m/s, rad/s, stamp in ns) of all velocities; statuses: of all plans; states: of the
     navigator; poses: {stamp in ns: (Pose, m/s, rad/s)} as the bridge says; told: {node: {key:
     value}} of the newest diagnostics.
     """
 
-    def __init__(self, apartments, folder, episode, parameters=None):
+    def __init__(self, apartments, folder, episode, parameters=None, waits=True):
         os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
         self.folder = Path(folder)
         domain_id = random.Random(os.urandom(4)).randint(1, 100)
@@ -87,7 +88,7 @@ class FaultGraph(Spun):
         self._reset_at = 0
         self.navigator_is_hurt = True
         self.held = False
-        self.lag_ticks = LAG_TICKS
+        self._waits, self.lag_ticks = waits, LAG_TICKS
         self.processes = {}
         super().__init__(domain_id, self._observer,
                          lambda node: SingleThreadedExecutor(context=node.context))
@@ -176,6 +177,7 @@ class FaultGraph(Spun):
 
     def close(self):
         """End everything; the codes of those that still ran."""
+        self.navigator_is_hurt, self.held = True, False
         codes = {node: self.end(node) for node in list(self.processes)}
         self._time.close()
         self._rest.close()
@@ -203,9 +205,9 @@ class FaultGraph(Spun):
 
     def may_go_on(self, stamp_ns):
         """Whether it may become that time: the navigator's own is not far behind."""
-        first = not self.now_ns
-        return not self.held and (self.navigator_is_hurt or first or
-                                  stamp_ns - self._beat_ns <= self.lag_ticks * TICK_S * 1e9)
+        waits = self._waits and self.now_ns and not self.navigator_is_hurt
+        behind_ns = self.lag_ticks * TICK_S * 1e9
+        return not self.held and (not waits or stamp_ns - self._beat_ns <= behind_ns)
 
     # What is done
 

@@ -61,6 +61,7 @@ def lines():
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(0)
 def test_a_leg_of_eight_simulated_hours(apartments):
     memory, reached, simulated_s, unlimited = [], 0, 0.0, 0
     began_s = time.monotonic()

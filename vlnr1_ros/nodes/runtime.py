@@ -148,6 +148,9 @@ def run(make_node: Callable[[], Node], args=None,
             _close(node)
             node.destroy_node()
         rclpy.try_shutdown()
+        # Python gives its handlers up before it ends; an impatient second signal would kill it.
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
     return 0
 
 
