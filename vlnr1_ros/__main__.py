@@ -31,6 +31,7 @@ VERBS = {
     'bench sim': ('sim_bridge.bench', 'speed of the environment, side by side with the plain way'),
     'bench bridge': ('sim_bridge.ros.bench', 'latency, lockstep and free run of the ROS bridge'),
     'bench train': ('training.bench_train', "both stages' speed, side by side with TRL's loop"),
+    'bench decide': ('training.bench', 'how long decisions take, side by side with the plain way'),
     'serve': ('vlnr1_ros.policy.serve', 'a checkpoint behind an OpenAI-compatible URL'),
     'card': ('vlnr1_ros.navigation.card', "write a checkpoint's navigation.json"),
     'doctor': ('vlnr1_ros.doctor', 'what is installed, what is missing, what to do about it'),
