@@ -26,6 +26,7 @@ from test_navigator_node import Robot, navigator, spun_by
 from sim_bridge.ros.graph import isolated_environment
 from vlnr1_ros.nodes import messages
 from vlnr1_ros.nodes import navigator as module
+from vlnr1_ros.nodes.lean_executor import LeanExecutor
 from vlnr1_ros.nodes.navigator import NavigatorNode
 
 CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
@@ -216,6 +217,22 @@ def test_an_error_while_it_is_deactivated_makes_it_unconfigured(robot, asleep, m
     wait_until(lambda: len(robot.plans) == 2 and not robot.plans[1].poses)
     assert state(robot) == 'unconfigured'
     assert change(robot, CONFIGURE) and change(robot, ACTIVATE)
+
+
+def test_in_lockstep_only_an_active_one_answers(robot, domain_id):
+    node = navigator(domain_id, LeanExecutor, lockstep=True)
+    robot.wait_for_navigator()
+    robot.see(stamp_ns=10**9)
+    wait_until(lambda: len(robot.acknowledged) == 1)
+    assert change(robot, DEACTIVATE)
+    robot.see(stamp_ns=2 * 10**9)
+    time.sleep(0.3)
+    assert change(robot, ACTIVATE)
+    wait_until(lambda: robot.image.get_subscription_count())
+    third = robot.see(stamp_ns=3 * 10**9)
+    wait_until(lambda: len(robot.acknowledged) == 2)
+    assert messages.time_ns(robot.acknowledged[1].stamp) == third
+    node.close()
 
 
 def test_deactivation_in_the_middle_of_a_plan_stops_the_base(domain_id, tmp_path):
