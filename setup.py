@@ -78,7 +78,7 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['vlnr1_ros*', 'sim_bridge*', 'training*']),
     # the packages' own settings, read beside the module that uses them
-    package_data={'': ['*.json', '*.jinja', '*.xml'], 'training': ['configs/*.yaml']},
+    package_data={'': ['*.json', '*.jinja', '*.xml'], 'training': ['configs/**/*.yaml']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
         (SHARE, ['package.xml']),

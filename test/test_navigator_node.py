@@ -255,6 +255,17 @@ def test_diagnostics_tell_rates_ages_and_times(following):
     wait_until(lambda: said(following, 'last_stop')[-1] == 'paused')
 
 
+def test_who_does_not_speak_while_there_is_a_sentence_is_a_warning(robot, domain_id):
+    node = navigator(domain_id)
+    robot.wait_for_navigator()
+    wait_until(lambda: said(robot, 'silent')[-1:] == ['none'])
+    robot.say('go on')
+    wait_until(lambda: said(robot, 'silent')[-1] == 'no image, no odometry')
+    status = robot.diagnostics[-1].status[0]
+    assert status.level == b'\x01' and status.message.endswith('; no image, no odometry')
+    node.close()
+
+
 def test_a_base_that_does_not_move_is_turned_logged_and_counted(robot, domain_id, capfd):
     node = navigator(domain_id, retry_s=0.0, stuck_plans=2)
     robot.wait_for_navigator()

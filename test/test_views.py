@@ -40,19 +40,23 @@ def graph():
     heard = []
     listener = spun(lambda context: rclpy.create_node('listener', context=context))
     listener.node.create_subscription(DiagnosticArray, '/diagnostics', heard.append, 10)
-    nodes = [spun(lambda context, kind=kind, name=name, value=value: kind(
-        context=context, parameter_overrides=[Parameter(name, value=value)]))
-        for kind, name, value in ((NavigatorNode, 'policy', 'forward'),
-                                  (DriverNode, 'obstacle_source', 'scan'))]
-    wait_until(lambda: len({message.status[0].name for message in heard}) == 2)
+    nodes = [spun(lambda context, kind=kind, given=given: kind(
+        context=context, parameter_overrides=[Parameter(name, value=value)
+                                              for name, value in given.items()]))
+        for kind, given in ((NavigatorNode, {'policy': 'forward', 'start_active': True}),
+                            (DriverNode, {'obstacle_source': 'scan'}))]
+
+    def keys():
+        statuses = [message.status[0] for message in heard]
+        return {status.name: {item.key for item in status.values} for status in statuses}
+
+    wait_until(lambda: 'image_hz' in keys().get('/navigator', ()) and '/driver' in keys())
     topics, services = {}, set()
     for node in (item.node for item in nodes):
         for end in (*node.publishers, *node.subscriptions):
             topics.setdefault(end.topic_name, set()).add(end.msg_type.__name__)
         services |= {node.resolve_service_name(service.srv_name) for service in node.services}
-    statuses = [message.status[0] for message in heard]
-    yield topics, services, {status.name: {item.key for item in status.values}
-                             for status in statuses}
+    yield topics, services, keys()
     for item in (*nodes, listener):
         item.close()
 

@@ -16,9 +16,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from trl import TrlParser
-
-from training import rewards
+from training import recipe, rewards
 from training.closed_loop import ClosedLoop
 from training.resumable import ResumableGrpoTrainer
 from training.rft_config import NavRftConfig, RftArguments
@@ -111,12 +109,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str] | None = None) -> tuple[RftArguments, NavRftConfig]:
     """Settings from ``--config FILE.yaml`` with flags on top."""
-    parser = TrlParser((RftArguments, NavRftConfig), prog='vlnr1 rft')
-    try:
-        arguments, config = parser.parse_args_and_config(argv)
-        set_accumulation(config)
-    except (ValueError, OSError) as error:
-        raise UserError(str(error)) from None
+    arguments, config = recipe.parse((RftArguments, NavRftConfig), 'vlnr1 rft',
+                                     sys.argv[1:] if argv is None else argv)
+    set_accumulation(config)
     return arguments, config
 
 

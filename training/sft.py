@@ -1,6 +1,6 @@
 """Supervised fine-tuning of any Qwen-VL checkpoint on VLN-Ego samples, with TRL's SFTTrainer.
 
-    vlnr1 sft --config training/configs/sft_qwen2vl_2b.yaml --data ego --output_dir runs/sft
+    vlnr1 sft --config training/configs/sft_2b_r2r.yaml --data ego_r2r
     vlnr1 sft --model models/nano --data ego84 --output_dir runs/nano --max_steps 100
     accelerate launch -m training.sft --config ...        several GPUs
 
@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 from peft import LoraConfig
 from transformers import TrainerCallback
-from trl import SFTTrainer, TrlParser
+from trl import SFTTrainer
 
+from training import recipe
 from training.checkpoint import save_checkpoint
 from training.ego_dataset import EgoDataset
 from training.export import default_card
@@ -58,7 +59,7 @@ def load_data(arguments: SftArguments, seed: int, as_column: bool = False):
         if not path.exists():
             raise UserError(f'{path} does not exist; make samples with: vlnr1 ego --data DATA '
                             f'--split {arguments.split} --out {path}')
-    card = _given_card(arguments, paths[0] if is_json else None)
+    card = _given_card(arguments, paths[0].parent if is_json else paths[0])
     if is_json:
         if card is None:
             raise UserError(f'{paths[0]} has no {FILE_NAME} beside it and {arguments.model} has '
@@ -72,18 +73,29 @@ def load_data(arguments: SftArguments, seed: int, as_column: bool = False):
         for difference in data.check(card):
             print(f'warning: in the data the {difference}', file=sys.stderr)
         rows = ego_rows(data, card, as_column)
-    if arguments.limit is not None and arguments.limit < len(rows):
-        rows = rows.select(np.random.default_rng(seed).permutation(len(rows))[:arguments.limit])
+    if arguments.limit is not None:
+        parts = [len(rows)] if is_json else data.folder_sizes
+        rows = rows.select(drawn(parts, arguments.limit, seed))
     return rows, card
 
 
-def _given_card(arguments: SftArguments, json_path: Path | None) -> NavigationCard | None:
+def drawn(parts: list[int], limit: int, seed: int) -> np.ndarray:
+    """Numbers of `limit` rows of each part, all of a smaller one; parts: their lengths."""
+    random, starts = np.random.default_rng(seed), np.cumsum([0, *parts])
+    return np.concatenate([start + random.permutation(count)[:limit]
+                           for start, count in zip(starts, parts)])
+
+
+def _given_card(arguments: SftArguments, data: Path) -> NavigationCard | None:
+    """The card asked for, else the model's, else the one of the data."""
     if arguments.card:
         return NavigationCard.load(arguments.card)
-    for folder in [Path(arguments.model)] + ([json_path.parent] if json_path else []):
-        if (folder / FILE_NAME).is_file():
-            return NavigationCard.load(folder)
-    return None
+    cards = [NavigationCard.load(folder) for folder in (Path(arguments.model), data)
+             if (folder / FILE_NAME).is_file()]
+    if len(cards) == 2 and cards[0].template != cards[1].template:
+        raise UserError(f'the prompt of {arguments.model} is not that of {data}; choose one with '
+                        f'--card {arguments.model} or --card {data}')
+    return cards[0] if cards else None
 
 
 def load_model(arguments: SftArguments):
@@ -139,11 +151,11 @@ def trained_card(card: NavigationCard, method: str, arguments: SftArguments, con
     names = ('learning_rate', 'lr_scheduler_type', 'warmup_steps', 'num_train_epochs',
              'max_steps', 'per_device_train_batch_size', 'gradient_accumulation_steps',
              'world_size', 'bf16', 'seed', *names)
-    recipe = {'method': method, **asdict(arguments),
-              **{name: _plain(getattr(config, name)) for name in names}}
+    settings = {'method': method, **asdict(arguments),
+                **{name: _plain(getattr(config, name)) for name in names}}
     # A stop bias was tuned for the weights before this training.
     return replace(card, stop_bias=0.0, base_model=arguments.model,
-                   training_data=' '.join(arguments.data), recipe=recipe)
+                   training_data=' '.join(arguments.data), recipe=settings)
 
 
 def _plain(value):
@@ -188,11 +200,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str] | None = None) -> tuple[SftArguments, NavSftConfig]:
     """Settings from ``--config FILE.yaml`` with flags on top."""
-    parser = TrlParser((SftArguments, NavSftConfig), prog='vlnr1 sft')
-    try:
-        return parser.parse_args_and_config(argv)
-    except (ValueError, OSError) as error:
-        raise UserError(str(error)) from None
+    return recipe.parse((SftArguments, NavSftConfig), 'vlnr1 sft',
+                        sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == '__main__':

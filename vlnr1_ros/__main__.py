@@ -20,6 +20,7 @@ VERBS = {
     'worlds': ('sim_bridge.worlds.generate', 'generate apartments and VLN-CE episodes'),
     'ego': ('training.ego', 'replay the expert into VLN-Ego samples'),
     'ego from-bag': ('training.ego_bag', 'recordings of a robot into VLN-Ego samples'),
+    'ego import': ('training.ego_import', 'VLN-Ego samples of other programs, mended'),
     'ego check': ('training.ego_check', 'inspect samples by what their images show'),
     'sft': ('training.sft', 'supervised fine-tuning of a Qwen-VL checkpoint'),
     'rft': ('training.rft', 'reinforcement fine-tuning (GRPO) of a checkpoint'),

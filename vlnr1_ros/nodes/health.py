@@ -8,6 +8,7 @@ from .pilot import FAILED, REFUSED, Pilot
 from .rates import Durations, Rate
 
 OK, WARN, ERROR = 0, 1, 2
+SILENT_S = 2.0   # without an image or odometry, while there is a sentence to follow, is a warning
 
 
 class Health:
@@ -38,15 +39,20 @@ class Health:
         percentiles those of the last 100 decisions, ages infinite before the first message.
         """
         now_s, stuck = time.monotonic(), pilot.stuck
-        warned = camera_trouble or policy_trouble
+        silent = ', '.join(
+            f'no {name}' for name, rate in (('image', self._images), ('odometry', self._odometry))
+            if pilot.active and rate.age_s(now_s) > SILENT_S)
+        warned = silent or camera_trouble or policy_trouble
         level = {FAILED: ERROR, REFUSED: ERROR}.get(pilot.state, WARN if warned else OK)
-        return level, f'{pilot.state}: {pilot.reason}', {
+        text = f'{pilot.state}: {pilot.reason}' + (f'; {silent}' if silent else '')
+        return level, text, {
             'state': pilot.state, 'reason': pilot.reason, 'last_stop': pilot.last_stop or 'none',
             'instruction': pilot.instruction, 'policy': policy,
             'model': pilot.card.base_model or 'none', 'policy_trouble': policy_trouble or 'none',
-            'camera': camera.text, 'camera_trouble': camera_trouble or 'none',
-            'decisions': pilot.decisions, 'frames': pilot.frames,
-            'stuck': stuck.count, 'stuck_reason': stuck.trouble or 'none',
+            'silent': silent or 'none', 'camera': camera.text,
+            'camera_trouble': camera_trouble or 'none', 'decisions': pilot.decisions,
+            'frames': pilot.frames, 'stuck': stuck.count,
+            'stuck_reason': stuck.trouble or 'none',
             'decision_p50_s': f'{self._decisions_s.percentile(50):.3f}',
             'decision_p95_s': f'{self._decisions_s.percentile(95):.3f}',
             'decisions_hz': f'{self._decisions.hz(now_s):.2f}',

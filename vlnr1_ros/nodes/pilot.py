@@ -59,7 +59,7 @@ class Pilot:
         self.last_stop = ''    # why the last plan or run was broken off
         self.stuck = stuck
         self._execute = execute
-        self._retry_ns = int(retry_s * 1e9)
+        self.retry_s = retry_s
         self._to_rgb = to_rgb
         self._pose_at = pose_at
         self._recent: deque[tuple[int, Any]] = deque(maxlen=RECENT_IMAGES)
@@ -292,7 +292,7 @@ class Pilot:
             self._due.append(stamp_ns)  # the interrupted primitive was executed as far as it went
         if self.state == EXECUTING:
             self.accepted = True
-            wait_ns = 0 if status.executed else self._retry_ns
+            wait_ns = 0 if status.executed else int(self.retry_s * 1e9)
             self._look_ns = stamp_ns + wait_ns
             self.state, self.reason = WAITING, f'the driver dropped the plan: {status.reason}'
 
