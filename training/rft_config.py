@@ -26,6 +26,22 @@ class RftArguments(SftArguments):
         'weight of one more reward: 1 for an answer of exactly n actions (ours, off)'})
     stop_weight: float = field(default=0.0, metadata={'help':
         "weight of one more reward: 1 where the first stop is the expert's (ours, off)"})
+    closed_loop: bool = field(default=False, metadata={'help':
+        'the policy drives in the apartments of --data, and a group is several runs of one '
+        'episode, worth progress, success and path efficiency (ours, not of the paper)'})
+    run_decisions: int = field(default=8, metadata={'help':
+        'closed loop: decisions of a run that are trained on; the batch must be a multiple of '
+        'num_generations times this'})
+    run_max_steps: int = field(default=150, metadata={'help':
+        'closed loop: actions after which a run ends'})
+    environments: int = field(default=16, metadata={'help':
+        'closed loop: how many drive side by side in a process'})
+    progress_weight: float = field(default=1.0, metadata={'help':
+        'closed loop: weight of the share of the way that was made good'})
+    success_weight: float = field(default=1.0, metadata={'help':
+        'closed loop: weight of stopping at the goal'})
+    efficiency_weight: float = field(default=1.0, metadata={'help':
+        'closed loop: weight of success by path length'})
     eval_data: str | None = field(default=None, metadata={'help':
         'folder with datasets/ and scene_datasets/: every saved checkpoint is tried there in '
         'closed loop, and the one with the best SPL is kept in OUTPUT_DIR/best'})
@@ -39,11 +55,17 @@ class RftArguments(SftArguments):
 
     def __post_init__(self):
         rewards.sequence_reward(self.reward, [], [0], self.gamma)
-        for name in ('format_weight', 'stop_weight'):
+        for name in ('format_weight', 'stop_weight', 'progress_weight', 'success_weight',
+                     'efficiency_weight'):
             if not 0.0 <= getattr(self, name) <= 100.0:
                 raise UserError(f'{name} is {getattr(self, name)}; give 0 to 100')
-        if self.eval_episodes < 1:
-            raise UserError(f'eval_episodes is {self.eval_episodes}; give 1 or more')
+        for name in ('eval_episodes', 'run_decisions', 'run_max_steps', 'environments'):
+            if getattr(self, name) < 1:
+                raise UserError(f'{name} is {getattr(self, name)}; give 1 or more')
+        if self.closed_loop and not (self.progress_weight or self.success_weight
+                                     or self.efficiency_weight):
+            raise UserError('progress_weight, success_weight and efficiency_weight are all 0: '
+                            'nothing would be worth anything')
 
 
 @dataclass

@@ -9,6 +9,7 @@ the same command is given again.
 """
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from dataclasses import asdict, replace
@@ -17,6 +18,8 @@ from pathlib import Path
 import numpy as np
 from peft import LoraConfig
 from transformers import TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTTrainer
 
 from training import recipe
@@ -26,6 +29,7 @@ from training.export import default_card
 from training.resumable import ResumableTrainer
 from training.sft_config import NavSftConfig, SftArguments
 from training.sft_data import conversation_rows, ego_rows
+from vlnr1_ros.command import system_error_text
 from vlnr1_ros.navigation.card import FILE_NAME, NavigationCard
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.policy import lvlm
@@ -33,7 +37,10 @@ from vlnr1_ros.policy.processor import NavProcessor
 
 
 class CardInCheckpoints(TrainerCallback):
-    """Writes the card into each checkpoint after everything else, which marks it as whole."""
+    """Writes the card into each checkpoint after everything else, which marks it as whole.
+
+    Only then are older ones deleted (`save_total_limit`), so that there is always a whole one.
+    """
 
     def __init__(self, card: NavigationCard):
         self._card = card
@@ -42,6 +49,7 @@ class CardInCheckpoints(TrainerCallback):
         """Called by the trainer once a checkpoint is written."""
         if state.is_world_process_zero:
             self._card.save(Path(args.output_dir) / f'checkpoint-{state.global_step}')
+            rotate_checkpoints(args.output_dir, args.save_total_limit)
 
 
 def load_data(arguments: SftArguments, seed: int, as_column: bool = False):
@@ -162,7 +170,7 @@ def _plain(value):
     return getattr(value, 'value', value)
 
 
-def save(trainer, card: NavigationCard, lora: bool) -> Path:
+def save(trainer, card: NavigationCard, lora: bool) -> None:
     """Write the checkpoint; the card comes last, so a folder with a card is whole."""
     folder = Path(trainer.args.output_dir)
     if lora:
@@ -173,24 +181,50 @@ def save(trainer, card: NavigationCard, lora: bool) -> Path:
         trainer.save_model()
         if trainer.is_world_process_zero():
             card.save(folder)
-    return folder
 
 
 def train(arguments: SftArguments, config, make_trainer, counted: str) -> int:
     """Make a trainer, run it from where it was cut, save; returns the exit code.
 
-    counted: what its data is called. UserError where the folder holds a finished checkpoint.
+    counted: what its data is called. UserError where the folder holds a finished checkpoint, and
+    where training cannot go on: it names the checkpoint that is left.
     """
     folder = Path(config.output_dir)
     if (folder / FILE_NAME).exists():
         raise UserError(f'{folder} holds a finished checkpoint; give another --output_dir')
+    check_report(config.report_to)
     trainer, card = make_trainer(arguments, config)
     resumed = config.resume_from_checkpoint or last_whole_checkpoint(folder)
-    print(f'{len(trainer.train_dataset)} {counted}, '
-          + (f'going on from {resumed}' if resumed else f'starting from {arguments.model}'))
-    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    print(save(trainer, card, arguments.lora))
+    first = trainer.is_world_process_zero()
+    if first:
+        print(f'{len(trainer.train_dataset)} {counted}, '
+              + (f'going on from {resumed}' if resumed else f'starting from {arguments.model}'))
+    try:
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        save(trainer, card, arguments.lora)
+    except Exception as error:
+        # a process that loads data wraps what it raised into its traceback
+        text = str(error).rsplit('UserError: ', 1)[-1] if isinstance(error, UserError) \
+            else system_error_text(error)
+        if not text:
+            raise
+        last = last_whole_checkpoint(folder)
+        raise UserError(f'{text.strip()}; ' + (
+            f'{last} is whole, and the same command goes on from it' if last else
+            'no checkpoint had been written')) from error
+    if first:
+        print(folder)
     return 0
+
+
+def check_report(names: list[str]) -> None:
+    """UserError for a --report_to that is unknown or whose package is missing."""
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise UserError(f'report_to {name!r} is unknown; choose tensorboard or wandb (or one '
+                            f'of {", ".join(sorted(INTEGRATION_TO_CALLBACK))})')
+        if name in ('tensorboard', 'wandb') and importlib.util.find_spec(name) is None:
+            raise UserError(f'report_to {name}: {name} is not installed: pip install {name}')
 
 
 def main(argv: list[str] | None = None) -> int:

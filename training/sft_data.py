@@ -28,8 +28,8 @@ def ego_rows(data: EgoDataset, card: NavigationCard, as_column: bool = False) ->
     index = Dataset.from_dict({'episode': data.decisions[:, 0], 't': data.decisions[:, 1]})
 
     def make(batch):
-        return _rows((_ego_row(data, card, episode, t)
-                      for episode, t in zip(batch['episode'], batch['t'])), as_column)
+        return _rows(zip(batch['episode'], batch['t']),
+                     lambda episode, t: _ego_row(data, card, episode, t), as_column)
 
     return index.with_transform(make)
 
@@ -63,9 +63,8 @@ def conversation_rows(path: Path, card: NavigationCard, image_folder: Path,
             table[name].append(value)
 
     def make(batch):
-        return _rows((_conversation_row(prompt, answer, images, card, image_folder)
-                      for prompt, answer, images in zip(*(batch[name] for name in table))),
-                     as_column)
+        return _rows(zip(batch['prompt'], batch['answer'], map(tuple, batch['images'])),
+                     lambda *record: _conversation_row(*record, card, image_folder), as_column)
 
     return Dataset.from_dict(table).with_transform(make)
 
@@ -84,15 +83,22 @@ def _conversation_row(prompt, answer, images, card, folder):
     return blocks, answer, [_frame(folder / name, card) for name in images]
 
 
-def _rows(decisions, as_column) -> dict[str, list]:
-    name = 'answer' if as_column else 'completion'
-    rows = {'prompt': [], name: [], 'images': []}
-    for blocks, answer, frames in decisions:
-        rows['prompt'].append([{'role': 'user', 'content': blocks}])
-        rows[name].append(answer if as_column else [
-            {'role': 'assistant', 'content': [{'type': 'text', 'text': answer}]}])
-        rows['images'].append([Image.fromarray(frame) for frame in frames])
-    return rows
+def _rows(keys, decision, as_column) -> dict[str, list]:
+    """Columns of the decisions that `decision(*key)` makes.
+
+    What is asked for several times at once, as RFT does for the answers of a group, is made once.
+    """
+    keys = list(keys)
+    made = {key: decision_row(*decision(*key), as_column) for key in dict.fromkeys(keys)}
+    return {name: [made[key][name] for key in keys] for name in made[keys[0]]}
+
+
+def decision_row(blocks: list[dict], answer: str, frames, as_column: bool = False) -> dict:
+    """One row for TRL: the template's blocks, the right answer, uint8 frames (H, W, 3)."""
+    given = {'answer': answer} if as_column else {'completion': [
+        {'role': 'assistant', 'content': [{'type': 'text', 'text': answer}]}]}
+    return {'prompt': [{'role': 'user', 'content': blocks}], **given,
+            'images': [Image.fromarray(frame) for frame in frames]}
 
 
 def _frame(path: Path, card: NavigationCard) -> np.ndarray:

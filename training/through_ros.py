@@ -65,7 +65,7 @@ def _graph(job) -> Graph:
     actions = {'forward_m': float(environment.forward_m),
                'turn_deg': float(environment.turn_deg)}
     parameters = {
-        'navigator': {**actions, 'device': job.device or ''},
+        'navigator': {**actions, 'device': job.device or '', 'dtype': job.dtype or ''},
         'sim_bridge': {**environment_parameters(environment), 'policy_seed': job.seed,
                        'habitat_python': job.habitat_python or '',
                        'imperfections.strength': float(job.imperfections),

@@ -18,8 +18,9 @@ RELIABILITY = {'best_effort': ReliabilityPolicy.BEST_EFFORT,
 IMAGES = {'raw': ('image_raw', Image, colour),
           'compressed': ('image_raw/compressed', CompressedImage, compressed_rgb)}
 """Topic, message and its conversion to RGB, by transport."""
+DTYPES = ('', 'float32', 'bfloat16', 'float16', 'auto')
 KNOWN = {'image_transport': IMAGES, 'image_reliability': RELIABILITY,
-         'when_stuck': (ESCAPE, STOP, IGNORE)}
+         'when_stuck': (ESCAPE, STOP, IGNORE), 'dtype': DTYPES}
 
 BEFORE_CONFIGURE = 'may be changed while the navigator is unconfigured'
 configured = partial(number, read_only=False, constraints=BEFORE_CONFIGURE)
@@ -33,6 +34,11 @@ class NavigatorConfig:
         'models/nano', "expert, random, forward, stop, a checkpoint folder, or a server's URL: "
         'http://HOST:PORT/v1?card=FOLDER')
     device: str = configured('', 'torch device of a checkpoint; empty: a GPU if there is one')
+    dtype: str = configured(
+        '', "type of a checkpoint's weights: float32, bfloat16, float16 or auto (as stored); "
+        'empty: float32 on a CPU, otherwise as stored')
+    compiled: bool = configured(
+        False, 'torch.compile a checkpoint, which takes minutes at start')
     execute: int = configured(0, 'actions executed per decision; 0: as the card says', '', 0, 64)
     # asked of the node when a run begins, so that a simulator can give every episode its own
     seed: int = live(0, 'of whatever is random in the policy; a change holds from the next '

@@ -162,7 +162,7 @@ class RecorderNode(Node):
     # What is heard
 
     def _on_instruction(self, stamp_ns, message):
-        self._put(self._flight.hear_instruction, stamp_ns, message.data.strip())
+        self._put(self._flight.hear_instruction, stamp_ns, message.data)
 
     def _on_state(self, stamp_ns, message):
         try:
