@@ -53,8 +53,8 @@ class Declarations(list):
 
 def declarations() -> dict[str, Declarations]:
     """All parameters of every node, in the order in which they are declared."""
-    nodes = {name: Declarations(name) for name in (
-        'navigator', 'driver', 'recorder', 'sim_bridge')}
+    nodes = {name: Declarations(name)
+             for name in ('navigator', 'driver', 'recorder', 'sim_bridge')}
     runtime.declare_dataclass(nodes['navigator'], NavigatorConfig)
     runtime.declare_dataclass(nodes['driver'], DriverConfig)
     runtime.declare_dataclass(nodes['driver'], DriverNodeConfig)
