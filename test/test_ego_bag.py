@@ -148,6 +148,13 @@ def test_a_bad_stretch_is_told_and_left_out(tmp_path, capsys, spoil, reason):
     assert rest == [*DRIVEN, S][-len(rest):] and len(rest) >= 3
 
 
+def test_a_camera_that_dies_is_no_arrival(tmp_path, capsys):
+    code, (episode,) = convert(tmp_path, drop(teleoperated(DRIVEN), 'image_raw', 9.05, 99.0))
+    assert 'no image any more' in capsys.readouterr().out
+    assert [list(row) for row in episode.labels] == [DRIVEN[k:k + 6] for k in range(4)]
+    assert not episode.meta['stopped']
+
+
 def test_what_was_driven_backwards_is_no_action(tmp_path, capsys):
     code, (episode,) = convert(tmp_path, backwards(teleoperated(DRIVEN), 9.0))
     assert 'driven backwards or sideways' in capsys.readouterr().out
