@@ -112,6 +112,13 @@ def backwards(said, from_s):
     return said
 
 
+def nan(said, from_s, to_s):
+    for at_s, topic, _, message in said:
+        if topic == '/odom' and from_s < at_s < to_s:
+            message.pose.pose.position.x = math.nan
+    return said
+
+
 def frozen(said, from_s, to_s):
     """The same, but the camera repeats a picture with new stamps."""
     kept = picture(int(from_s * 10))
@@ -128,6 +135,7 @@ def broken(said, from_s, to_s):
 
 @pytest.mark.parametrize('spoil, reason', [
     (lambda said: drop(said, 'odom', 6.2, 8.3), r'no odometry for 2\.\d s'),
+    (lambda said: nan(nan(said, 6.2, 8.3), -1.0, 0.07), r'no odometry for 2\.\d s'),
     (lambda said: shifted(said, 7.0, 0.6), 'odometry jumped 0.6. m and . degrees'),
     (lambda said: drop(said, 'image_raw', 6.2, 8.3), r'no image for 1\.\d s after a step'),
     (lambda said: frozen(said, 5.9, 8.2), 'the camera was stuck'),

@@ -123,8 +123,9 @@ class BagFile:
     def finish(self) -> Path:
         """Write index and metadata and give the bag its name; returns its folder."""
         self._writer.close()
+        # before it has its name: a power cut leaves no empty file of that name
         for path in (*self._partial.iterdir(), self._partial):
-            _to_disk(path)   # before it has its name: a power cut leaves no empty file of that name
+            _to_disk(path)
         os.rename(self._partial, self.path)
         _to_disk(self.path.parent)
         return self.path
