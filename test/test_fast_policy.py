@@ -12,6 +12,7 @@ from training.tiny import KINDS
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.navigation.memory import Average, Exponential, Growing, History, LongShort
+from vlnr1_ros.navigation.prompt import Template
 from vlnr1_ros.policy.load import load_policy
 from vlnr1_ros.policy.lvlm import LvlmPolicy
 from vlnr1_ros.policy.prompt_rows import PromptRows
@@ -280,3 +281,14 @@ def test_what_is_no_image_is_named(folders, frame):
     policy = load(folders['qwen2_vl', True])
     with pytest.raises(UserError, match='an image cannot be read .* frames are uint8'):
         policy.encoder.encode([frame])
+
+
+def test_a_prompt_with_something_between_its_frames_is_decided_the_same(tmp_path):
+    said = Template('Follow "{instruction}".\nBefore: {history}.\nNow: {current}\n{options}', ' ')
+    policy = load(build(tmp_path / 'model', 'qwen2_vl', False, template=said, sampler=Average(3),
+                        horizon=2))
+    policy.reset(INSTRUCTION)
+    history = empty(policy.card)
+    for frame in frames_of(policy.card, 6):
+        history.add(frame)
+        assert_same(policy, history, policy.plan(history))
