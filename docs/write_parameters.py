@@ -23,6 +23,7 @@ from vlnr1_ros.motion.config import DriverConfig  # noqa: E402
 from vlnr1_ros.nodes import runtime  # noqa: E402
 from vlnr1_ros.nodes.driver_config import DriverNodeConfig  # noqa: E402
 from vlnr1_ros.nodes.navigator_config import NavigatorConfig  # noqa: E402
+from vlnr1_ros.nodes.recorder import RecorderConfig  # noqa: E402
 
 DOCUMENTS = ('README.md', 'docs/parameters.md', 'docs/robot.md')
 BLOCK = re.compile(r'(<!-- parameters (.*?) -->\n)(.*?)(<!-- end -->)', re.DOTALL)
@@ -52,10 +53,12 @@ class Declarations(list):
 
 def declarations() -> dict[str, Declarations]:
     """All parameters of every node, in the order in which they are declared."""
-    nodes = {name: Declarations(name) for name in ('navigator', 'driver', 'sim_bridge')}
+    nodes = {name: Declarations(name)
+             for name in ('navigator', 'driver', 'recorder', 'sim_bridge')}
     runtime.declare_dataclass(nodes['navigator'], NavigatorConfig)
     runtime.declare_dataclass(nodes['driver'], DriverConfig)
     runtime.declare_dataclass(nodes['driver'], DriverNodeConfig)
+    runtime.declare_dataclass(nodes['recorder'], RecorderConfig)
     BridgeParameters.declare(nodes['sim_bridge'])
     return nodes
 

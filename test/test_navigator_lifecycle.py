@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -19,11 +20,13 @@ from rclpy.parameter import Parameter
 from spun_node import Spun, wait_until
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
+from test_driver_node import SLOW
 from test_navigator_node import Robot, navigator, spun_by
 
 from sim_bridge.ros.graph import isolated_environment
 from vlnr1_ros.nodes import messages
 from vlnr1_ros.nodes import navigator as module
+from vlnr1_ros.nodes.lean_executor import LeanExecutor
 from vlnr1_ros.nodes.navigator import NavigatorNode
 
 CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
@@ -98,8 +101,9 @@ def test_every_transition_and_those_that_are_not_there(robot, asleep):
     assert state(robot) == 'active'
     drive(robot)
     assert change(robot, DEACTIVATE)
+    policy = weakref.ref(asleep.node._policy)
     assert change(robot, CLEANUP)
-    assert asleep.node._policy is None
+    wait_until(lambda: policy() is None)
     assert state(robot) == told(robot, 'unconfigured') + 'unconfigured'
     assert change(robot, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
     told(robot, 'finalized')
@@ -121,7 +125,7 @@ def test_a_failed_configure_says_why_and_can_be_tried_again(robot, asleep):
     assert set_policy(robot, '/nowhere').successful
     assert not change(robot, CONFIGURE)
     assert state(robot) == 'unconfigured'
-    wait_until(lambda: '/nowhere' in robot.states[-1]['reason'])
+    wait_until(lambda: robot.states and '/nowhere' in robot.states[-1]['reason'])
     robot.diagnostics.clear()
     wait_until(lambda: robot.diagnostics)
     status, = robot.diagnostics[-1].status
@@ -140,7 +144,7 @@ def test_a_defect_while_configuring_is_a_failed_transition_too(robot, asleep, mo
     with monkeypatch.context() as patch:
         patch.setattr(module, 'named_policy', broken)
         assert not change(robot, CONFIGURE)
-    wait_until(lambda: 'in a model' in robot.states[-1]['reason'])
+    wait_until(lambda: robot.states and 'in a model' in robot.states[-1]['reason'])
     assert change(robot, CONFIGURE) and change(robot, ACTIVATE)
 
 
@@ -162,12 +166,14 @@ def test_an_inactive_one_neither_moves_nor_remembers_what_it_was_told(robot, asl
         assert not answer.success and 'inactive' in answer.message
     ask_to_move(robot)
     time.sleep(0.5)
-    assert not robot.plans and not robot.heartbeats and robot.state == 'inactive'
+    assert not robot.plans and not robot.heartbeats
+    told(robot, 'inactive')
     assert change(robot, ACTIVATE)
     robot.wait_for_navigator()
     robot.see()
     time.sleep(0.5)
-    assert not robot.plans and robot.state == 'idle'
+    assert not robot.plans
+    told(robot, 'idle')
     drive(robot)
 
 
@@ -215,8 +221,24 @@ def test_an_error_while_it_is_deactivated_makes_it_unconfigured(robot, asleep, m
     assert change(robot, CONFIGURE) and change(robot, ACTIVATE)
 
 
+def test_in_lockstep_only_an_active_one_answers(robot, domain_id):
+    node = navigator(domain_id, LeanExecutor, lockstep=True)
+    robot.wait_for_navigator()
+    robot.see(stamp_ns=10**9)
+    wait_until(lambda: len(robot.acknowledged) == 1)
+    assert change(robot, DEACTIVATE)
+    robot.see(stamp_ns=2 * 10**9)
+    time.sleep(0.3)
+    assert change(robot, ACTIVATE)
+    wait_until(lambda: robot.image.get_subscription_count())
+    third = robot.see(stamp_ns=3 * 10**9)
+    wait_until(lambda: len(robot.acknowledged) == 2)
+    assert messages.time_ns(robot.acknowledged[1].stamp) == third
+    node.close()
+
+
 def test_deactivation_in_the_middle_of_a_plan_stops_the_base(domain_id, tmp_path):
-    process = DriverProcess(domain_id, {'max_linear_m_s': 0.1}, tmp_path, check_fields=True)
+    process = DriverProcess(domain_id, SLOW, tmp_path, check_fields=True)
     base = Base(domain_id)
     base.heartbeat_on = False   # the navigator's own is to be heard
     node = navigator(domain_id, start_active=True)
@@ -226,15 +248,17 @@ def test_deactivation_in_the_middle_of_a_plan_stops_the_base(domain_id, tmp_path
     try:
         base.wait_for_driver()
         base.wait_until_driver_is_content()
+        until_s = time.monotonic() + 30.0
         while not base.commands or base.commands[-1][0] < 0.05:
+            assert time.monotonic() < until_s
             sentence.publish(String(data='go on'))
             image.publish(messages.image(np.zeros((8, 8, 3), np.uint8), 'rgb8', base.now_ns(),
                                          'camera'))
             time.sleep(0.1)
         assert client.wait_for_service(10)
         base.call(client, ChangeState.Request(transition=Transition(id=DEACTIVATE)))
-        base.zero_after(1.0)
-        assert 'hold' in base.statuses[-1].reason
+        base.zero_after(3.0)
+        wait_until(lambda: 'hold' in base.statuses[-1].reason)
         time.sleep(0.5)
         assert base.commands[-1][:2] == (0.0, 0.0)
         assert abs(base.base.linear) < 0.001
@@ -276,6 +300,14 @@ def test_one_that_was_killed_comes_back_and_waits_for_a_person(robot, domain_id,
     time.sleep(0.5)
     assert not robot.plans and robot.state == 'unconfigured'
     assert process.end(signal.SIGINT) == (0, '')
+
+
+def test_the_process_ends_well_after_shutdown(robot, domain_id, tmp_path):
+    process = Process(domain_id, tmp_path, policy='stop')
+    told(robot, 'unconfigured')
+    assert change(robot, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
+    assert process.process.communicate(timeout=20) == ('', None)
+    assert process.process.returncode == 0
 
 
 def test_a_signal_while_the_model_loads_ends_it_at_once(robot, domain_id, tmp_path):

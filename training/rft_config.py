@@ -1,6 +1,7 @@
 """Settings of `vlnr1 rft`: data and reward (ours), and how to train (TRL's GRPOConfig)."""
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 import torch
@@ -97,6 +98,9 @@ class NavRftConfig(GRPOConfig):
         if self.num_generations < 2:
             raise UserError(f'num_generations is {self.num_generations}; an advantage needs a '
                             'group of 2 or more')
+        if self.beta < 0.0:
+            raise UserError(f'beta is {self.beta}; a KL weight is 0 or more')
+        self._check_groups()
         gpu = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:
             self.bf16 = gpu and not self.fp16
@@ -104,3 +108,18 @@ class NavRftConfig(GRPOConfig):
             self.gradient_checkpointing = gpu
         self.remove_unused_columns = False
         super().__post_init__()
+
+    def _check_groups(self):
+        """All answers of an update are sampled at once; they must make whole groups."""
+        one_pass = self.per_device_train_batch_size * int(os.environ.get('WORLD_SIZE', 1))
+        if self.generation_batch_size is not None:
+            return   # the trainer's own check says all there is to say
+        if self.steps_per_generation is None and self.global_batch is not None:
+            self.steps_per_generation = max(1, self.global_batch // one_pass)
+        passes = self.steps_per_generation or self.gradient_accumulation_steps
+        if one_pass * passes % self.num_generations:
+            raise UserError(
+                f'{one_pass * passes} answers an update ({self.per_device_train_batch_size} a '
+                f'process and pass) are no whole groups of num_generations '
+                f'{self.num_generations}; give a multiple of it as per_device_train_batch_size '
+                'or global_batch')

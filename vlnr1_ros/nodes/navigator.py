@@ -110,15 +110,15 @@ class NavigatorNode(ManagedNode):
 
     def hold(self) -> None:
         """Stop the robot, forget the instruction and listen no more."""
-        ears, self._ears = self._ears, []
-        for ear in ears:
-            self.destroy_subscription(ear)
         self._unacknowledged = self._ask_again_ns = None
         if self._pilot is not None:
             self._decider.give_up()
             if self._pilot.active:
                 self._pilot.cancel('deactivated')
             self._publish_all()
+        ears, self._ears = self._ears, []
+        for ear in ears:
+            self.destroy_subscription(ear)
 
     def release(self) -> None:
         """Free the model."""
