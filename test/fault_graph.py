@@ -169,6 +169,7 @@ class FaultGraph(Spun):
         process = self.processes.pop(node)
         self.navigator_is_hurt |= node == 'navigator'
         process.send_signal(number)
+        process.send_signal(signal.SIGCONT)   # a stopped one takes no other
         return process.wait(30)
 
     def output(self, node):

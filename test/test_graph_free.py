@@ -17,9 +17,15 @@ FREE = {'sim_bridge': {'lockstep': False, 'stamped': True, 'cmd_vel_timeout_s': 
 def moving(apartments, tmp_path):
     """The graph, driving towards its goal."""
     graph = FaultGraph(apartments, tmp_path, EPISODE, FREE, waits=False)
-    graph.drive_off()
+    under_way(graph)
     yield graph
     graph.close()
+
+
+def under_way(graph):
+    """Drive off, until the base is seen to move."""
+    graph.drive_off()
+    wait_until(lambda: graph.poses[max(graph.poses)][1] > 0.1)
 
 
 def newest(graph):
@@ -59,7 +65,7 @@ def test_a_driver_that_dies_or_hangs_is_outlived_by_the_base_which_stops(moving)
                and moving.stop.service_is_ready())
     time.sleep(1.0)
     assert {command[:2] for command in moving.commands[began:]} <= {(0.0, 0.0)}, 'it waits'
-    moving.drive_off()
+    under_way(moving)
     driver = moving.processes['driver']
     os.kill(bridge.pid, signal.SIGSTOP)
     os.kill(driver.pid, signal.SIGSTOP)
