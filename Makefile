@@ -11,7 +11,7 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 # With more processes than cores, several threads in each make all of them slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test smoke lint parameters nano soak clean
+.PHONY: help demo test smoke lint parameters nano soak soak-kilted clean
 
 help:
 	@echo 'make demo    a robot follows five sentences in apartments it has never seen -> demo/'
@@ -20,7 +20,7 @@ help:
 	@echo 'make lint    ruff'
 	@echo 'make parameters  the tables of parameters in the documents, as the nodes declare them'
 	@echo 'make nano    train models/nano again (two cores, up to 3 hours, resumable)'
-	@echo 'make soak    the tests that take hours'
+	@echo 'make soak    the tests that take hours; soak-kilted: those of the robot on a newer ROS 2'
 	@echo 'make clean   remove what running leaves behind, .venv included'
 
 demo: $(INSTALLED)
@@ -45,8 +45,13 @@ lint: $(INSTALLED)
 nano: $(INSTALLED)
 	@$(PYTHON) -m training.nano --install
 
+# A leg of driving of SOAK_MINUTES adds a line to build/soak.jsonl: again and again until there are
+# eight simulated hours.
 soak: $(INSTALLED)
 	@$(PYTHON) -m pytest -m soak
+
+soak-kilted: $(KILTED)/installed
+	@$(KILTED)/bin/python -m pytest -m soak test/test_driver_soak.py test/test_soak_drive.py
 
 clean:
 	rm -rf .venv .venv39 .venv-kilted data demo install log dist *.egg-info .pytest_cache .ruff_cache

@@ -10,15 +10,17 @@ from test_driver_node import fresh_domain
 
 from vlnr1_ros.navigation.actions import Action
 
-FAULTS = Path(__file__).parent / 'test_driver_faults.py'
+FAULTS = [str(Path(__file__).with_name(f'test_{name}.py'))
+          for name in ('driver_faults', 'graph_faults', 'graph_free')]
 DECISION = 'import numpy as np; a = np.ones((512, 512), np.float32)\nwhile True: a @ a'
 PERIODS = 1000
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(0)
 @pytest.mark.parametrize('run', range(20))
 def test_every_fault_again(run):
-    done = subprocess.run([sys.executable, '-m', 'pytest', '-q', str(FAULTS)],
+    done = subprocess.run([sys.executable, '-m', 'pytest', '-q', *FAULTS],
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
