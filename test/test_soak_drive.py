@@ -64,6 +64,7 @@ def lines():
 @pytest.mark.timeout(0)
 def test_a_leg_of_eight_simulated_hours(apartments):
     memory, reached, simulated_s, unlimited = [], 0, 0.0, 0
+    code = commit()   # whose nodes are started
     began_s = time.monotonic()
     with Graph('expert', apartments.data, apartments.split, []) as graph:
         for episode in itertools.cycle(EPISODES):
@@ -81,7 +82,7 @@ def test_a_leg_of_eight_simulated_hours(apartments):
     warm = np.array(memory)[WARM:]
     quarter = max(1, len(warm) // 4)
     first, last = (np.median(part, axis=0) for part in (warm[:quarter], warm[-quarter:]))
-    line = {'commit': commit(), 'rclpy': importlib.metadata.version('rclpy'),
+    line = {'commit': code, 'rclpy': importlib.metadata.version('rclpy'),
             'simulated_h': round(simulated_s / 3600, 3), 'wall_h': round(wall_s / 3600, 3),
             'times': round(simulated_s / wall_s, 1), 'episodes': len(memory),
             'success': round(reached / len(memory), 3), 'above_limits': unlimited,
