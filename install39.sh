@@ -25,7 +25,7 @@ python3.9 -m venv --clear "$VENV" || exit 2
 pip() { "$VENV/bin/python" -m pip --quiet install "$@" >>"$LOG" 2>&1; }
 # what habitat-lab and the embedded simulator import; habitat-lab itself as in install.sh
 if pip --constraint constraints-py39.txt numpy opencv-python-headless gym numpy-quaternion \
-        attrs hydra-core omegaconf imageio scipy tqdm numba shapely trimesh pillow pyzmq msgpack &&
+        attrs hydra-core omegaconf imageio scipy tqdm numba shapely trimesh pillow msgpack &&
     pip --no-deps habitat-lab==0.3.320260507
 then
     touch "$VENV/installed"

@@ -1,13 +1,13 @@
 """The other end of `sim_bridge.server`: environments that live in another interpreter."""
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 import numpy as np
-import zmq
 
 from sim_bridge import wire
 from sim_bridge.config import EnvironmentConfig, simulator_name
@@ -19,6 +19,7 @@ TIMEOUT_S = 60.0
 SLOW_TIMEOUT_S = 300.0
 """For what may load scenes or large files, or compile."""
 SLOW = ('load_episodes', 'open', 'reset')
+CONNECT_PERIOD_S = 0.01
 
 
 class ServerError(RuntimeError):
@@ -54,15 +55,10 @@ class Connection:
         self._process = process
         self._timeout_s = timeout_s
         self._number = 0
+        self._method = 'start'
         self._has_answered = False
-        self._socket = zmq.Context.instance().socket(zmq.DEALER)
-        self._socket.linger = 0
-        self._socket.sndbuf = self._socket.rcvbuf = wire.BUFFER_BYTES
-        self._socket.reconnect_ivl = 10     # ms; it takes a moment until the server listens
-        self._socket.connect(process.address)
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(process.life, zmq.POLLIN)
+        self._socket = None
+        self._connect()
 
     def ask(self, method: str, *arguments):
         """Send a request and wait for its answer."""
@@ -70,10 +66,12 @@ class Connection:
         return self.receive()
 
     def send(self, method: str, *arguments) -> None:
-        """Send a request; `receive` is to follow."""
+        """Send a request; `receive` is to follow, and says if this failed."""
         self._number += 1
         self._method = method
-        self._socket.send_multipart(wire.pack([self._number, method, arguments]), copy=False)
+        with contextlib.suppress(OSError):
+            self._socket.settimeout(self._seconds())
+            wire.send(self._socket, [self._number, method, arguments])
 
     def receive(self):
         """The answer to the last request.
@@ -81,25 +79,24 @@ class Connection:
         Raises the server's UserError; ServerError when it is dead, silent, of another version or
         at a loss; and UserError for that too if it has never answered.
         """
-        seconds = max(self._timeout_s, SLOW_TIMEOUT_S if self._method in SLOW else 0.0)
-        deadline = time.monotonic() + seconds
         number = None
-        # other numbers are answers that nobody waited for any more, after Ctrl-C
+        # other numbers are answers that nobody waited for any more
         while number != self._number:
-            ready = dict(self._poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
-            if self._socket not in ready:
-                raise self._failed(self._process.how_it_ended() if ready else
-                                   f'did not answer within {seconds:g} s')
             try:
-                number, status, value = wire.unpack(
-                    [frame.buffer for frame in self._socket.recv_multipart(copy=False)])
+                number, status, value = wire.receive(self._socket)
+            except TimeoutError:
+                raise self._failed(f'did not answer within {self._seconds():g} s') from None
+            except (EOFError, OSError):
+                raise self._failed(self._process.how_it_ended()) from None
             except (TypeError, ValueError) as error:
                 raise self._failed(f'answered with nonsense: {error}') from None
+            except BaseException:   # Ctrl-C, perhaps in the middle of a message
+                self._socket.close()
+                self._process.kill()
+                raise
             if number == wire.NO_REQUEST or status == wire.DEFECT:
                 raise self._failed(f'failed: {value}')
-        if not self._has_answered:
-            self._has_answered = True
-            self._process.connected()
+        self._has_answered = True
         if status == wire.USER_ERROR:
             raise UserError(value)
         return value
@@ -109,13 +106,33 @@ class Connection:
         self._socket.close()
         self._process.close()
 
+    def _seconds(self):
+        return max(self._timeout_s, SLOW_TIMEOUT_S if self._method in SLOW else 0.0)
+
+    def _connect(self):
+        """Connect as soon as the server listens; it takes a moment."""
+        deadline = time.monotonic() + SLOW_TIMEOUT_S
+        while not self._process.has_ended and time.monotonic() < deadline:
+            self._socket, place = wire.opened(self._process.address)
+            try:
+                self._socket.connect(place)
+            except OSError:
+                self._socket.close()
+                time.sleep(CONNECT_PERIOD_S)
+                continue
+            self._process.connected()
+            return
+        raise self._failed(self._process.how_it_ended() if self._process.has_ended else
+                           f'did not listen within {SLOW_TIMEOUT_S:g} s')
+
     def _failed(self, what):
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()
         text = (f'the environment server of {self._process.python} {what} '
                 f'({self._method}). Its last lines: {self._process.kill() or "none"}')
         if self._has_answered:
             return ServerError(text)
-        return UserError(f'{text}. Has that interpreter numpy, habitat-lab, pyzmq and msgpack?')
+        return UserError(f'{text}. Has that interpreter numpy, habitat-lab and msgpack?')
 
 
 class RemoteEnvironment:

@@ -1,9 +1,9 @@
 """An environment in its own process and interpreter, for clients of any Python version.
 
-    PYTHON -m sim_bridge.server --address ipc:///tmp/folder/socket
+    PYTHON -m sim_bridge.server --address unix:///tmp/folder/socket
 
 Started by `sim_bridge.client`, whose end of our standard input tells when to go. Needs numpy,
-habitat-lab, pyzmq and msgpack, beside habitat-sim or what the embedded simulator needs.
+habitat-lab and msgpack, beside habitat-sim or what the embedded simulator needs.
 """
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import os
 import re
 import select
 import signal
+import socket
 import sys
 import threading
 import traceback
 from dataclasses import fields, is_dataclass
-
-import zmq
 
 from sim_bridge import wire
 from sim_bridge.config import EnvironmentConfig, simulator_name
 from sim_bridge.environment import Environment, Observation, load_episodes
 from vlnr1_ros.navigation.errors import UserError
 
-LOCAL = re.compile(r'ipc://.+|tcp://(127(\.\d+){3}|localhost|\[::1\]):\d+')
+LOCAL = re.compile(r'unix://.+|tcp://(127(\.\d+){3}|localhost|\[::1\]):\d+')
 METHODS = ('reset', 'step', 'steps', 'move', 'look', 'set_render', 'expert_plan',
            'distance_to_goal_m', 'nearest_candidate', 'metrics', 'top_down_map')
 """What a client may call of its Environment."""
 PARENT_CHECK_S = 1.0
+FIRST_REQUEST_TIMEOUT_S = 2.0
 
 
 def config_from_dict(plain: dict) -> EnvironmentConfig:
@@ -45,29 +45,55 @@ def config_from_dict(plain: dict) -> EnvironmentConfig:
 
 
 class Server:
-    """Answers one client; whoever else writes is told so."""
+    """Answers one client; whoever else connects is told so."""
 
-    def __init__(self, socket):
-        self._socket = socket
-        self._client: bytes | None = None
+    def __init__(self, listener: socket.socket):
+        self._listener = listener
         self._environment: Environment | None = None
 
-    def answer_next(self) -> None:
-        """Wait for a message and answer it. Garbage is answered by its complaint."""
-        sender, *frames = self._socket.recv_multipart(copy=False)
-        number = wire.NO_REQUEST
+    def serve(self) -> None:
+        """Answer one client after the other, for ever."""
+        while True:
+            client, _ = self._listener.accept()
+            with client:
+                try:
+                    self._answer(client)
+                except (OSError, EOFError):
+                    pass    # this client has gone
+
+    def _answer(self, client):
+        """Answer requests until what comes is none; that is answered by the complaint."""
+        wire.prepare(client)
+        # a silent stranger who was quicker than the client must not keep it out
+        client.settimeout(FIRST_REQUEST_TIMEOUT_S)
         try:
-            number, method, arguments = _request([frame.buffer for frame in frames])
-            if self._client not in (None, sender.bytes):
-                raise wire.WireError('this environment server has another client')
-            self._client = sender.bytes
-            reply = wire.OK, self._call(method, arguments)
+            while True:
+                number, method, arguments = _request(wire.receive(client))
+                client.settimeout(None)
+                wire.send(client, [number, *self._reply(method, arguments)])
+                self._wait_for(client)
+        except wire.WireError as error:
+            wire.send(client, _refusal(error))
+
+    def _wait_for(self, client):
+        """Until the client's next request comes; others are turned away."""
+        while client not in select.select([client, self._listener], [], [])[0]:
+            other, _ = self._listener.accept()
+            with other:
+                other.settimeout(0.0)
+                try:
+                    wire.send(other, _refusal('this environment server has another client'))
+                except OSError:
+                    pass
+
+    def _reply(self, method, arguments):
+        try:
+            return wire.OK, self._call(method, arguments)
         except UserError as error:
-            reply = wire.USER_ERROR, str(error)
+            return wire.USER_ERROR, str(error)
         except Exception as error:
             traceback.print_exc()
-            reply = wire.DEFECT, f'{type(error).__name__}: {error}'
-        self._socket.send_multipart([sender, *wire.pack([number, *reply])], copy=False)
+            return wire.DEFECT, f'{type(error).__name__}: {error}'
 
     def _call(self, method, arguments):
         if method == 'load_episodes':
@@ -84,8 +110,11 @@ class Server:
         return vars(found) if isinstance(found, Observation) else found
 
 
-def _request(frames):
-    message = wire.unpack(frames)
+def _refusal(why):
+    return [wire.NO_REQUEST, wire.DEFECT, str(why)]
+
+
+def _request(message):
     if not (isinstance(message, list) and list(map(type, message)) == [int, str, list]):
         raise wire.WireError('a request is [number, method, arguments]')
     return message
@@ -107,25 +136,24 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='sim_bridge.server', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add('--address', required=True, help='ipc://PATH or tcp://127.0.0.1:PORT')
+    add('--address', required=True, help='unix://PATH or tcp://127.0.0.1:PORT')
     add('--anywhere', action='store_true', help='allow an address that other machines can reach')
     args = parser.parse_args(argv)
     if not (args.anywhere or LOCAL.fullmatch(args.address)):
         raise UserError(f'address {args.address} may be reached from other machines: take '
-                        'ipc://PATH or tcp://127.0.0.1:PORT, or add --anywhere')
+                        'unix://PATH or tcp://127.0.0.1:PORT, or add --anywhere')
     # Ctrl-C in a terminal is for the client, which then closes us
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_client, daemon=True).start()
-    socket = zmq.Context.instance().socket(zmq.ROUTER)
-    socket.linger = 0
-    socket.sndbuf = socket.rcvbuf = wire.BUFFER_BYTES
     try:
-        socket.bind(args.address)
-    except zmq.ZMQError as error:
+        listener, place = wire.opened(args.address)
+        # a restarted server finds its port still waiting for late packets
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+        listener.listen()
+    except (OSError, ValueError) as error:
         raise UserError(f'cannot listen at {args.address}: {error}') from None
-    server = Server(socket)
-    while True:
-        server.answer_next()
+    Server(listener).serve()
 
 
 def run() -> None:

@@ -100,15 +100,12 @@ class ServerProcess:
                             'has habitat-lab')
         self.python = python
         self._folder = None if address else tempfile.mkdtemp(prefix='vlnr1-')
-        self.address = address or f'ipc://{self._folder}/socket'
-        # the server inherits the other end and knows nothing of it: it closes when it dies
-        self.life, others = os.pipe()
+        self.address = address or f'unix://{self._folder}/socket'
         self._process = subprocess.Popen(
             [found, str(unpacked(archive())), '--address', self.address,
              *(['--anywhere'] if anywhere else [])],
-            env=clean_environment(), pass_fds=[others], stdin=subprocess.PIPE,
+            env=clean_environment(), stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        os.close(others)
         self._lines: collections.deque = collections.deque(maxlen=LAST_LINES)
         # an unread pipe would fill up and stop the server
         self._reader = threading.Thread(target=_keep_lines, daemon=True,
@@ -125,9 +122,17 @@ class ServerProcess:
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
+
     def how_it_ended(self) -> str:
-        """Of a process that has ended, as `life` tells by becoming readable."""
-        code = self._process.wait(END_TIMEOUT_S)
+        """Of a process that has closed its connection, or has ended."""
+        try:
+            code = self._process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return 'closed the connection'
         return f'was ended by signal {-code}' if code < 0 else f'exited with code {code}'
 
     def kill(self) -> str:
@@ -146,9 +151,6 @@ class ServerProcess:
             self._process.wait()
         self._reader.join(END_TIMEOUT_S)
         self._process.stdout.close()
-        if self.life is not None:
-            os.close(self.life)
-            self.life = None
         self.connected()
 
 

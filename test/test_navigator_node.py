@@ -92,7 +92,8 @@ class Robot(Spun):
 
 def navigator(domain_id, executor_class=SingleThreadedExecutor, **parameters):
     overrides = [Parameter(name, value=value)
-                 for name, value in {'policy': 'forward', **parameters}.items()]
+                 for name, value in {'policy': 'forward', 'start_active': True,
+                                     **parameters}.items()]
     return Spun(domain_id, lambda context: NavigatorNode(
         context=context, parameter_overrides=overrides), spun_by(executor_class))
 
@@ -133,7 +134,7 @@ def test_a_sentence_and_an_image_give_a_plan_from_the_pose_of_the_image(followin
 
 
 def test_a_finished_plan_is_followed_by_another_and_stop_ends_the_run(following):
-    for _ in range(8):
+    for number in range(8):
         plan = following.plans[-1]
         count = len(plan.poses) - 1
         last = decode(messages.path_poses(plan), ActionSet())[-1] == 0
@@ -141,7 +142,7 @@ def test_a_finished_plan_is_followed_by_another_and_stop_ends_the_run(following)
         following.report(plan, 'done', count, count, 'stop' if last else '')
         if last:
             break
-        following.see(pose=(1.0, 2.0), stamp_ns=time.time_ns())
+        following.see(pose=(1.75 + 0.75 * number, 2.0), stamp_ns=time.time_ns())
         wait_until(lambda: following.plans[-1] is not plan)  # noqa: B023
     wait_until(lambda: following.state == 'finished')
     assert following.states[-1]['reason'] == 'stop'
@@ -233,6 +234,94 @@ def test_another_camera_is_a_warning_with_both_values(following):
                            for value in message.status[0].values))
 
 
+def said(robot, key):
+    """Values of a key of the diagnostics so far, oldest first."""
+    return [value.value for message in robot.diagnostics for value in message.status[0].values
+            if value.key == key]
+
+
+def test_diagnostics_tell_rates_ages_and_times(following):
+    for _ in range(20):
+        following.see(pose=(1.0, 2.0))
+        time.sleep(0.02)
+    wait_until(lambda: (said(following, 'image_hz') or ['0.0'])[-1] != '0.0')
+    last = {key: said(following, key)[-1] for key in (
+        'image_hz', 'odometry_hz', 'decisions_hz', 'image_age_s', 'odometry_age_s',
+        'decision_p50_s', 'decision_p95_s')}
+    assert all(0.0 <= float(value) < 60.0 for value in last.values()), last
+    assert float(last['decisions_hz']) == 0.1, 'one decision within 10 s'
+    assert said(following, 'model')[-1] == 'none' and said(following, 'policy')[-1] == 'forward'
+    following.report(following.plans[0], 'dropped', 0, 3, 'paused')
+    wait_until(lambda: said(following, 'last_stop')[-1] == 'paused')
+
+
+def test_who_does_not_speak_while_there_is_a_sentence_is_a_warning(robot, domain_id):
+    node = navigator(domain_id)
+    robot.wait_for_navigator()
+    wait_until(lambda: said(robot, 'silent')[-1:] == ['none'])
+    robot.say('go on')
+    wait_until(lambda: said(robot, 'silent')[-1] == 'no image, no odometry')
+    status = robot.diagnostics[-1].status[0]
+    assert status.level == b'\x01' and status.message.endswith('; no image, no odometry')
+    node.close()
+
+
+def test_a_base_that_does_not_move_is_turned_logged_and_counted(robot, domain_id, capfd):
+    node = navigator(domain_id, retry_s=0.0, stuck_plans=2)
+    robot.wait_for_navigator()
+    robot.say('go on')
+    wait_until(lambda: robot.state == 'waiting')
+    robot.see()
+    for number in (1, 2):
+        wait_until(lambda: len(robot.plans) == number)  # noqa: B023
+        robot.report(robot.plans[-1], 'accepted', 0, 3)
+        robot.report(robot.plans[-1], 'dropped', 0, 3, 'blocked: no progress')
+        wait_until(lambda: 'blocked' in robot.states[-1]['reason'])
+        robot.see()
+    wait_until(lambda: len(robot.plans) == 3)
+    poses = messages.path_poses(robot.plans[-1])
+    assert [int(action) for action in decode(poses, ActionSet())] == [2]
+    trouble = '2 plans in a row did not move the base'
+    wait_until(lambda: said(robot, 'stuck_reason')[-1:] == [trouble])
+    assert said(robot, 'stuck')[-1] == '1'
+    assert f'stuck: {trouble}' in capfd.readouterr().err
+    node.close()
+
+
+@pytest.mark.parametrize('crop', [True, False])
+def test_a_wider_camera_is_cut_to_the_view_of_the_card(robot, domain_id, crop):
+    seen = []
+    robot.node.create_subscription(messages.Image, 'navigator/annotated_image', seen.append, 10)
+    node = navigator(domain_id, crop=crop)
+    robot.wait_for_navigator()
+    wait_until(lambda: node.node._annotated.get_subscription_count()
+               and robot.info.get_subscription_count())
+    info = CameraInfo(width=60, height=60)
+    info.k[0] = 30.0 / np.sqrt(3.0)   # 120 degrees; the card wants 90: the middle 35 pixels of 60
+    robot.info.publish(info)
+    frame = np.full((60, 60, 3), (200, 30, 40), np.uint8)
+    frame[10:50, 10:50] = (40, 200, 30)
+    robot.say('go on')
+    wait_until(lambda: robot.state == 'waiting')
+    time.sleep(0.2)
+    robot.see(frame)
+    wait_until(lambda: seen)
+    corner = messages.image_rgb(seen[0])[12, 12]
+    assert (corner[1] > corner[0]) == crop
+    wait_until(lambda: said(robot, 'camera_trouble'))
+    assert ('hfov is 120.0 deg' in said(robot, 'camera_trouble')[-1]) != crop
+    node.close()
+
+
+def test_odometry_of_another_frame_than_the_plans_is_a_warning(robot, domain_id):
+    node = navigator(domain_id, odom_frame='map')
+    robot.wait_for_navigator()
+    robot.see()
+    wait_until(lambda: any("'odom'" in text and "'map'" in text
+                           for text in said(robot, 'camera_trouble')))
+    node.close()
+
+
 def test_heartbeats_go_on_while_the_policy_thinks(robot, domain_id):
     node = navigator(domain_id)
     node.node._policy.plan = lambda history: time.sleep(60)  # a model that takes a minute
@@ -294,5 +383,6 @@ def test_a_bad_parameter_is_one_clear_error(domain_id, name, value):
     context = Context()
     context.init(domain_id=domain_id)
     with pytest.raises(UserError, match=name if name != 'policy' else value):
-        NavigatorNode(context=context, parameter_overrides=[Parameter(name, value=value)])
+        NavigatorNode(context=context, parameter_overrides=[
+            Parameter(name, value=value), Parameter('start_active', value=True)])
     context.try_shutdown()

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from vlnr1_ros.motion.plan import PlanStatus, Pose, decode
+from vlnr1_ros.motion.stuck import StuckRule
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
@@ -25,7 +26,8 @@ class Loop:
 
     def __init__(self, retry_s=0.0):
         self.pose = Pose(0.0, 0.0, 0.0)
-        self.pilot = Pilot(CARD, 3, retry_s, to_rgb, lambda stamp_ns: self.pose)
+        self.pilot = Pilot(CARD, 3, retry_s, to_rgb, lambda stamp_ns: self.pose,
+                           StuckRule(CARD.action_set, 'escape', 360.0, 5))
 
     def image(self, ms, content=None):
         self.pilot.image(ms * MS, ms if content is None else content)
@@ -257,3 +259,49 @@ def test_without_the_pose_of_the_image_there_is_no_question(loop):
     assert loop.image(10) is None and loop.pilot.busy
     loop.pose = Pose(0.0, 0.0, 0.0)
     assert loop.pilot.question() is not None
+
+
+def test_a_spin_ends_in_one_step_forward(loop):
+    loop.pilot.instruct('go', 0)
+    question = loop.image(10)
+    for k in range(4):
+        plan, = loop.answer(question, L, L, L)
+        loop.status(plan, 'accepted', 0, 3, 20 + 10 * k)
+        loop.status(plan, 'done', 3, 3, 20 + 10 * k)
+        question = loop.image(20 + 10 * k)
+    plan, = loop.answer(question, L, L, L)
+    assert decode(plan.poses, CARD.action_set) == [F]
+    assert loop.pilot.reason == 'A. Move forward 25 cm: turned 360 degrees at one place'
+    assert loop.pilot.actions == [F], 'the driver will report one primitive'
+
+
+def test_a_base_that_stays_blocked_is_given_up_and_held(loop):
+    loop.pilot.instruct('go', 0)
+    question, sent = loop.image(10), []
+    for k in range(20):
+        plans = loop.answer(question, F, F, F)
+        sent.append(plans[0].poses and decode(plans[0].poses, CARD.action_set))
+        if not plans[0].poses:
+            break
+        of = len(sent[-1])
+        loop.status(plans[0], 'accepted', 0, of, 20 + 10 * k)
+        loop.status(plans[0], 'dropped', 0, of, 20 + 10 * k, 'obstacle 0.1 m ahead')
+        question = loop.image(20 + 10 * k)
+    other = [k for k, actions in enumerate(sent) if actions == [L]]
+    assert other == [5, 10] and sent[15] == [], sent
+    assert loop.pilot.state == 'failed' and loop.pilot.reason.startswith('stuck: 5 plans')
+    assert loop.pilot.last_stop == loop.pilot.reason
+    loop.pilot.instruct('go', 0)
+    plan, = loop.answer(loop.image(900), F, F, F)
+    assert len(plan.poses) == 4, 'a new sentence starts anew'
+
+
+def test_plans_that_the_driver_refuses_for_long_give_nothing_up(loop):
+    loop.pilot.instruct('go', 0)
+    question = loop.image(10)
+    for k in range(30):
+        plan, = loop.answer(question, F, F, F)
+        loop.status(plan, 'dropped', 0, 3, 15 + 10 * k, 'emergency stop is engaged')
+        question = loop.image(20 + 10 * k)
+    assert question is not None and loop.pilot.stuck.count == 0
+    assert loop.pilot.last_stop == 'emergency stop is engaged'

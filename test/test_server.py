@@ -2,6 +2,7 @@
 
 It runs under a Python 3.9 where `make test` found one, under ours otherwise.
 """
+import contextlib
 import dataclasses
 import inspect
 import io
@@ -11,6 +12,7 @@ import signal
 import socket as sockets
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -18,7 +20,6 @@ import msgpack
 import numpy as np
 import psutil
 import pytest
-import zmq
 
 from sim_bridge import wire
 from sim_bridge.client import (
@@ -62,7 +63,7 @@ def remote(settings, habitat_python):
 @pytest.fixture
 def bare(habitat_python, tmp_path):
     """A server without an environment, at an address that others know too."""
-    process = ServerProcess(habitat_python, f'ipc://{tmp_path}/s')
+    process = ServerProcess(habitat_python, f'unix://{tmp_path}/s')
     yield process
     process.close()
 
@@ -186,7 +187,7 @@ def test_the_archive_holds_what_a_server_needs():
 
 
 def test_nothing_of_ours_leaks_into_the_server(habitat_python, tmp_path, monkeypatch):
-    (tmp_path / 'zmq.py').write_text('raise ImportError("taken from PYTHONPATH")')
+    (tmp_path / 'msgpack.py').write_text('raise ImportError("taken from PYTHONPATH")')
     for name in ('PYTHONPATH', 'LD_LIBRARY_PATH', 'AMENT_PREFIX_PATH',
                  '_ROS_WHEELS_BOOTSTRAP_COMPLETE'):
         monkeypatch.setenv(name, str(tmp_path))
@@ -249,60 +250,120 @@ def test_last_lines_are_reported(tmp_path, habitat_python, settings):
 def test_missing_modules_are_named(settings, tmp_path):
     bare_venv = tmp_path / 'venv'
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip', bare_venv], check=True)
-    with pytest.raises(UserError, match="No module named '(zmq|numpy|msgpack)'"):
+    with pytest.raises(UserError, match="No module named '(numpy|msgpack)'"):
         load_split(settings, str(bare_venv / 'bin/python'))
     with pytest.raises(UserError, match="'/no/python' is no Python"):
         load_split(settings, '/no/python')
 
 
-def talk(address, *frames):
-    """Send frames as a stranger, return what comes back."""
-    stranger = zmq.Context.instance().socket(zmq.DEALER)
-    stranger.linger = 0
-    stranger.connect(address)
-    stranger.send_multipart(frames)
-    try:
-        return stranger.recv_multipart() if stranger.poll(60_000) else None
-    finally:
-        stranger.close()
+@contextlib.contextmanager
+def stranger(address):
+    """A connection that no client of ours has opened."""
+    connection, place = wire.opened(address)
+    with connection:
+        connection.settimeout(60.0)
+        connection.connect(place)
+        yield connection
+
+
+def header(version=wire.PROTOCOL, value_bytes=0, beside_bytes=0):
+    return wire.HEADER.pack(wire.NAME, version, value_bytes, beside_bytes)
+
+
+def message(packed, beside=b''):
+    return header(wire.PROTOCOL, len(packed), len(beside)) + packed + beside
+
+
+def refused_by(address, content):
+    """Why the server ended the connection over which `content` came."""
+    with stranger(address) as connection:
+        with contextlib.suppress(BrokenPipeError):  # refused before it spoke
+            connection.sendall(content)
+        number, status, why = wire.receive(connection)
+        assert (number, status) == (wire.NO_REQUEST, wire.DEFECT)
+        with contextlib.suppress(ConnectionResetError):     # what it did not read is lost
+            assert connection.recv(1) == b''
+    return why
+
+
+def listening(process):
+    """The address of a server, as soon as it listens."""
+    for _ in range(6000):
+        try:
+            with stranger(process.address):
+                return process.address
+        except OSError:
+            time.sleep(0.01)
+    raise TimeoutError
 
 
 def test_garbage_harms_nobody(bare):
+    beside = msgpack.packb([1, 'x', [msgpack.ExtType(2, msgpack.packb(['|u1', [9], 7]))]])
+    address = listening(bare)
+    for content in (b'GET / HTTP/1.0\r\nHost: somewhere\r\n\r\n', os.urandom(5000)):
+        assert 'not a message' in refused_by(address, content)
+    assert 'a message of' in refused_by(address, header(value_bytes=1 << 31, beside_bytes=1 << 60))
+    for content in (os.urandom(500), b'\x91' * 5000, beside):
+        assert 'garbled' in refused_by(address, message(content))
+    for content in (msgpack.packb('text'), msgpack.packb(['1', 2, 3])):
+        assert 'a request is' in refused_by(address, message(content))
+    for unfinished in (b'\0', header(value_bytes=100) + b'\x91'):
+        with stranger(address) as connection:
+            connection.sendall(unfinished)
     connection = Connection(bare)
     assert answers(connection)
-    path = bare.address[len('ipc://'):]
-    for content in (b'\0', b'GET / HTTP/1.0\r\n\r\n', os.urandom(5000)):
-        raw = sockets.socket(sockets.AF_UNIX)
-        raw.connect(path)
-        raw.sendall(content)
-        raw.close()
-    head = wire.pack(None)[0]
-    beside = msgpack.packb([1, 'x', [msgpack.ExtType(2, msgpack.packb(['|u1', [9], 7]))]])
-    for frames in ([b'hello'], [b''], [head], [head, os.urandom(500)], [head, b'\x91' * 5000],
-                   [head, msgpack.packb('text')], [head, beside],
-                   [head, msgpack.packb(['1', 2, 3])]):
-        answer = wire.unpack(talk(bare.address, *frames))
-        assert answer[:2] == [wire.NO_REQUEST, wire.DEFECT] and 'WireError' in answer[2]
-    # and a well-formed request of somebody else's
-    assert 'another client' in wire.unpack(
-        talk(bare.address, *wire.pack([1, 'load_episodes', [{}]])))[2]
+
+
+def test_a_silent_stranger_keeps_nobody_out(bare):
+    with stranger(listening(bare)):
+        assert answers(Connection(bare))
+
+
+def test_only_one_client(habitat_python, tmp_path):
+    process = ServerProcess(habitat_python, f'unix://{tmp_path}/s')
+    connection = Connection(process)
     assert answers(connection)
+    for _ in range(2):
+        assert 'another client' in refused_by(process.address, b'')
+    assert answers(connection)
+    connection.close()
 
 
 def test_a_client_of_another_version_is_refused_with_both(bare):
-    answer = wire.unpack(talk(bare.address, wire.NAME + b'99', b'whatever it may mean there'))
-    assert 'version 99 there, 1 here' in answer[2]
+    why = refused_by(listening(bare), header(version=99))
+    assert f'version 99 there, {wire.PROTOCOL} here' in why
 
 
 @pytest.mark.parametrize('answer, told', [
-    (wire.NAME + b'99', 'version 99 there, 1 here'), (b'hello', 'not a message')])
+    (header(version=99), f'version 99 there, {wire.PROTOCOL} here'),
+    (b'hello' * 20, 'not a message'), (b'', 'exited with code 0')])
 def test_a_server_that_makes_no_sense_is_ended(tmp_path, settings, answer, told):
-    fake = script(tmp_path / 'python', f'#!{sys.executable}\nimport sys, zmq\n'
-                  's = zmq.Context().socket(zmq.ROUTER)\ns.bind(sys.argv[3])\n'
-                  f'who, *_ = s.recv_multipart()\ns.send_multipart([who, {answer!r}])\n'
-                  'sys.stdin.read()\n')
+    fake = script(tmp_path / 'python', f'#!{sys.executable}\nimport socket, sys\n'
+                  's = socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[3][len("unix://"):])\n'
+                  f's.listen()\nc, _ = s.accept()\nc.recv(9)\nc.sendall({answer!r})\n')
     with pytest.raises(UserError, match=told):
         load_split(settings, fake)
+
+
+def test_interrupted_in_the_middle_of_an_answer(settings, habitat_python):
+    environment = RemoteEnvironment(settings, habitat_python)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        os.kill(environment.pid, signal.SIGSTOP)
+        environment.send_reset(environment.episodes[0].episode_id)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            environment.receive()
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    with pytest.raises(ServerError, match=r'\(metrics\)'):
+        environment.metrics()
+    environment.reset(environment.episodes[0].episode_id)
+    environment.close()
 
 
 def test_only_this_machine_unless_told_otherwise(habitat_python):

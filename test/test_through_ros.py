@@ -4,6 +4,7 @@ import signal
 
 import pytest
 
+from sim_bridge.ros.graph import Graph
 from training import evaluate_config, results
 from training.evaluate import evaluate
 from training.evaluate_config import EvaluateConfig
@@ -64,10 +65,17 @@ def test_random_actions_end_in_the_same_lines_and_a_dead_node_is_named(apartment
 
 
 def test_a_checkpoint_sees_the_same_images(apartments, through_ros):
-    settings = config(apartments, policy='models/nano', max_steps=14)
+    # of a shape that the navigator of a robot would cut
+    settings = config(apartments, policy='models/nano', max_steps=14, camera='64x96')
     expected = in_process(settings, ['1', '9'])
     runner = through_ros(settings)
     assert [runner(episode_id) for episode_id in ('1', '9')] == expected
+
+
+def test_no_rule_of_a_robot_comes_between_policy_and_episode(apartments):
+    graph = Graph('random', apartments.data, 'val_unseen', [])
+    assert graph._parameters['navigator']['when_stuck'] == 'ignore'
+    assert graph._parameters['navigator']['crop'] is False
 
 
 def test_graphs_side_by_side_give_one_file(apartments, tmp_path):

@@ -37,7 +37,7 @@ def bridge_that_notes(file: TextIO) -> None:
 
 
 class BareCamera(Node):
-    """Sends the same image over and over."""
+    """Sends the same image over and over, after its camera_info, as camera drivers do."""
 
     def __init__(self, file: TextIO):
         super().__init__('bare')
@@ -47,11 +47,13 @@ class BareCamera(Node):
                          for name, size in (('width', 640), ('height', 480)))
         self._frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
         self._image = self.create_publisher(Image, 'image_raw', _quality(reliable))
+        self._info = self.create_publisher(CameraInfo, 'camera_info', _quality(True))
         self.create_timer(1 / runtime.declare(self, 'camera_hz', 10.0, ''), self._on_timer)
 
     def _on_timer(self):
         had_ns = time.monotonic_ns()
         self._file.write(f'{had_ns} {had_ns}\n')
+        self._info.publish(CameraInfo())
         self._image.publish(messages.image(self._frame, 'rgb8', had_ns, 'camera'))
 
 

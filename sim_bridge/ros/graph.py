@@ -100,7 +100,9 @@ class Graph:
         common = {'forward_m': forward_m, 'turn_deg': turn_deg, 'lockstep': True}
         self._parameters = {
             'driver': dict(common),
-            'navigator': {**common, 'policy': self._policy, 'seed': seed},
+            # No rule of a robot's comes between the policy and the episode: as in process.
+            'navigator': {**common, 'policy': self._policy, 'seed': seed,
+                          'when_stuck': 'ignore', 'crop': False, 'start_active': True},
             'sim_bridge': {
                 **common, 'mode': mode, 'split': split,
                 'dataset': str(data / 'datasets' / 'apartments' / 'v1'),

@@ -12,7 +12,7 @@ from std_srvs.srv import Trigger
 
 from sim_bridge.episode_seed import episode_seed
 from sim_bridge.ros.parameters import DISCRETE, BridgeParameters
-from sim_bridge.ros.peers import ACTIVE, Peers
+from sim_bridge.ros.peers import ACTIVE, AT_REST, Peers
 from sim_bridge.ros.waiting import EpisodeError, Waiting
 from vlnr1_ros.navigation.prompt import check_instruction
 
@@ -41,7 +41,7 @@ class HandOver:
         self._wait_for_driver()
         if 'navigator' not in given.participants:
             return
-        self._until(lambda: peers.navigator, given.startup_timeout_s)
+        self._wait_until_active()
         if peers.navigator['state'] in ACTIVE:
             self._end_the_last_run()
         self._until(lambda: (self._instruction.get_subscription_count()
@@ -74,6 +74,17 @@ class HandOver:
                                                    and node.count_publishers('plan_status')
                                                    and self._listeners()['odom']),
                                 self._given.startup_timeout_s)
+
+    def _wait_until_active(self):
+        peers = self._peers
+        try:
+            self._until(lambda: peers.navigator and peers.navigator['state'] not in AT_REST,
+                        self._given.startup_timeout_s)
+        except EpisodeError:
+            if not peers.navigator:
+                raise
+            raise EpisodeError(f'{peers.navigator_trouble()}; configure and activate it, or set '
+                               'its start_active') from None
 
     def _end_the_last_run(self):
         self._until(self._cancel.service_is_ready, self._given.startup_timeout_s)

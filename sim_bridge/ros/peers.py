@@ -16,6 +16,7 @@ from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.nodes import messages
 
 ACTIVE = ('waiting', 'deciding', 'executing', 'paused')
+AT_REST = ('unconfigured', 'inactive', 'finalized')  # states of the lifecycle other than active
 
 
 class Peers:
@@ -80,7 +81,7 @@ class Peers:
 
     def navigator_trouble(self) -> str:
         """Why the navigator follows nothing any more, or ''."""
-        if self.navigator.get('state') in ('failed', 'refused', 'idle'):
+        if self.navigator.get('state') in ('failed', 'refused', 'idle', *AT_REST):
             return f'navigator {self.navigator["state"]}: {self.navigator["reason"]}'
         return ''
 

@@ -1,4 +1,4 @@
-"""What the model expects of its camera, and the resizing of frames to the model's size."""
+"""What the model expects of its camera, and the fitting of frames to it."""
 from __future__ import annotations
 
 import math
@@ -44,6 +44,21 @@ class Camera:
             raise UserError(f'camera_info has focal length {fx}; calibrate the camera')
         return cls(width, height, 2 * math.degrees(math.atan(width / 2 / fx)), height_m)
 
+    def window(self, live: Camera) -> tuple[int, int]:
+        """(width, height) in pixels of the centre of a live image that ``self`` would have seen.
+
+        No wider than hfov_deg (pinhole: width = 2 fx tan(hfov / 2)), and of the shape of ``self``
+        as far as the image is high enough. Nothing is cut off a view that is narrower.
+        """
+        seen_px = 2 * live.fx * math.tan(math.radians(self.hfov_deg) / 2)
+        width = max(1, min(live.width, round(seen_px)))
+        height = max(1, min(live.height, round(width * self.height / self.width)))
+        return width, height
+
+    def cropped(self, width: int, height: int) -> Camera:
+        """The camera that the centre of this one's image is, ``width`` x ``height`` pixels."""
+        return Camera.from_intrinsics(width, height, self.fx, self.height_m)
+
     def differences(self, other: Camera, hfov_tolerance_deg: float = 2.0,
                     height_tolerance_m: float = 0.1) -> list[str]:
         """What a model trained on ``self`` would notice of ``other``, both values named.
@@ -71,6 +86,12 @@ def parse_size(text: str) -> tuple[int, int]:
     except ValueError:
         raise UserError(f'size {text!r} is no WIDTHxHEIGHT such as 224x224') from None
     return width, height
+
+
+def centre(frame: np.ndarray, width: int, height: int) -> np.ndarray:
+    """View of the middle ``width`` x ``height`` pixels of a (H, W, 3) frame."""
+    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
+    return frame[top:top + height, left:left + width]
 
 
 def resize(frame: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -30,8 +30,10 @@ from std_srvs.srv import SetBool, Trigger
 from ..motion.config import DriverConfig
 from ..motion.driver import ZERO, Driver
 from . import messages, runtime
+from .driver_config import DriverNodeConfig
 from .polled import PolledSubscription
 from .range_sensors import RangeSensors
+from .rates import Rate
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -48,20 +50,13 @@ class DriverNode(Node):
 
     def __init__(self, **kwargs):
         super().__init__('driver', **kwargs)
-        self.config = runtime.declare_dataclass(self, DriverConfig)
-        self._period_s = 1.0 / runtime.declare(
-            self, 'control_rate_hz', 50.0, 'control steps a second', 'Hz', 10.0, 500.0)
-        self._lockstep = runtime.declare(
-            self, 'lockstep', False,
-            'step once for every odometry message and answer it with one stamped velocity')
-        stamped = runtime.declare(self, 'stamped', False,
-                                  'publish TwistStamped instead of Twist (lockstep always does)')
-        self._stamped = stamped or self._lockstep
-        self._base_frame = runtime.declare(
-            self, 'base_frame', 'base_link', 'frame_id of stamped velocities')
-        self._wall_timeout_s = runtime.declare(
-            self, 'wall_timeout_s', 0.5, 'send zero when no control step ran for this long by the '
-            'steady clock (not in lockstep, where time may stand still)', 's', 0.05, 60.0)
+        self._motion = runtime.Live(self, DriverConfig)
+        given = runtime.declare_dataclass(self, DriverNodeConfig)
+        self._period_s = 1.0 / given.control_rate_hz
+        self._lockstep = given.lockstep
+        self._stamped = given.stamped or given.lockstep
+        self._base_frame = given.base_frame
+        self._wall_timeout_s = given.wall_timeout_s
         self._driver = Driver(self.config)
         self._waiting_plan: Path | None = None
         self._diagnosed_ns = 0
@@ -70,10 +65,16 @@ class DriverNode(Node):
         self._frozen = False   # the watchdog spoke; only zero until the next control step
         self._last_command = ZERO
         self._stepped_at_s = time.monotonic()
+        self._rates = {name: Rate() for name in ('odometry', 'control', 'cmd_vel')}
         self._connect()
         if not self._lockstep:
             self.create_timer(self._period_s, self._guarded(self._on_timer))
             threading.Thread(target=self._watch_steady_clock, daemon=True).start()
+
+    @property
+    def config(self) -> DriverConfig:
+        """What is in force."""
+        return self._motion.config
 
     def _connect(self):
         reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
@@ -124,6 +125,7 @@ class DriverNode(Node):
 
     def _on_odometry(self, message: Odometry):
         odometry = messages.odometry(message)
+        self._rates['odometry'].count(time.monotonic())
         if not self._lockstep:
             self._driver.hear_odometry(self._now_ns(), odometry)
             return
@@ -175,12 +177,15 @@ class DriverNode(Node):
         if self._frozen:
             self._frozen = False
             self._driver.stop(now_ns, f'no control step for {self._wall_timeout_s:g} s')
+        if self._motion.take():
+            self._driver.configure(self.config)
         if self._heartbeat.take():
             self._driver.hear_heartbeat(now_ns)
         for source, stamp_ns, readings in self._range_sensors.take():
             self._driver.hear_readings(now_ns, source, stamp_ns, readings)
         command = self._driver.step(now_ns)
         self._stepped_at_s = time.monotonic()
+        self._rates['control'].count(self._stepped_at_s)
         self._publish_statuses()
         if not 0 <= now_ns - self._diagnosed_ns < DIAGNOSTICS_PERIOD_NS:
             self._diagnosed_ns = now_ns
@@ -248,6 +253,7 @@ class DriverNode(Node):
             else:
                 self._velocity.publish(messages.twist(*command))
             self._last_command = command
+            self._rates['cmd_vel'].count(time.monotonic())
 
     def _publish_statuses(self):
         statuses, self._driver.statuses = self._driver.statuses, []
@@ -261,6 +267,7 @@ class DriverNode(Node):
         trouble = driver.safety.obstacle_to_motion(now_ns)
         ages = driver.safety.age_s(now_ns)
         stamp_ns, executed, of = driver.progress()
+        now_s = time.monotonic()
         self._diagnostics.publish(messages.diagnostics(
             self.get_fully_qualified_name(), WARN if trouble else OK,
             trouble or driver.reason or driver.state,
@@ -268,6 +275,7 @@ class DriverNode(Node):
              'plan_stamp': f'{stamp_ns * 1e-9:.3f}', 'executed': executed, 'of': of,
              'last_stop': driver.last_stop, 'obstacle_source': self.config.obstacle_source,
              **{f'{name}_age_s': f'{age_s:.2f}' for name, age_s in ages.items()},
+             **{f'{name}_hz': f'{rate.hz(now_s):.1f}' for name, rate in self._rates.items()},
              'linear_m_s': f'{self._last_command[0]:.3f}',
              'angular_rad_s': f'{self._last_command[1]:.3f}'}, now_ns))
 

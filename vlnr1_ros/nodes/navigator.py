@@ -2,6 +2,9 @@
 
     ros2 run vlnr1_ros navigator --ros-args --params-file config/navigator.yaml
 
+A lifecycle node: configure loads and warms the model, activate lets the robot move, deactivate
+stops it, cleanup frees the model, shutdown ends the process.
+
 What it decides is in ``pilot`` and ``policy``; this file connects them to topics and services.
 With `lockstep`, every image is answered on `lockstep_ack` once all that follows from it was sent
 and the driver has answered, so that a simulator can wait.
@@ -16,112 +19,162 @@ from collections import deque
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Odometry, Path
 from rclpy.clock import Clock, ClockType
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, String
 from std_srvs.srv import SetBool, Trigger
 
-from ..navigation.actions import ActionSet
-from ..navigation.camera import Camera
-from ..navigation.card import NavigationCard
+from ..motion.stuck import StuckRule
 from ..navigation.errors import UserError
-from ..policy.load import BASELINES, is_url, load_policy
-from ..resources import given_or_shipped
+from ..policy.base import Policy
+from ..policy.load import free_memory
 from . import messages, runtime
 from .annotated import annotated
 from .base_pose import BasePose
+from .camera_check import CameraCheck
 from .decision import Answer, Decider
-from .expert_policy import ExpertPolicy
-from .navigator_config import IMAGES, RELIABILITY, NavigatorConfig
-from .pilot import DECIDING, EXECUTING, FAILED, REFUSED, Pilot
+from .health import Health, at_rest
+from .managed import ACTIVE, UNCONFIGURED, ManagedNode
+from .named_policy import named_policy
+from .navigator_config import IMAGES, READ_BY_CONFIGURE, RELIABILITY, NavigatorConfig
+from .pilot import DECIDING, EXECUTING, Pilot
 from .polled import PolledSubscription
 
 HEARTBEAT_S = 0.05
 DIAGNOSTICS_S = 1.0
-OK, WARN, ERROR = 0, 1, 2
+RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 
 
-class NavigatorNode(Node):
-    """ROS side of :class:`vlnr1_ros.nodes.pilot.Pilot`."""
+class NavigatorNode(ManagedNode):
+    """ROS side of :class:`vlnr1_ros.nodes.pilot.Pilot`, which lives from configure to cleanup."""
 
     def __init__(self, **kwargs):
         super().__init__('navigator', **kwargs)
-        self._config = runtime.declare_dataclass(self, NavigatorConfig)
-        # Read when a run begins, so that a simulator can give every episode its own.
-        runtime.declare(self, 'seed', 0, 'of whatever is random in the policy', read_only=False)
-        self._policy = self._load_policy()
-        card, config = self._policy.card, self._config
-        _, _, to_rgb = IMAGES[config.image_transport]
-        self._pilot = Pilot(card, config.execute or card.execute, config.retry_s, to_rgb,
-                            self._pose_at)
+        self._parameters_now = runtime.Live(self, NavigatorConfig, self._forbids_change)
+        self._policy: Policy | None = None
+        self._pilot: Pilot | None = None
+        self._decider: Decider | None = None
+        self._camera: CameraCheck | None = None
+        self._ears: list = []          # subscriptions, while active
         self._base = BasePose()
         self._answers: deque[Answer] = deque()
         self._answered = self.create_guard_condition(self._guarded(self._on_answer))
-        self._decider = Decider(self._policy, self._hand_over)
         self._unacknowledged: Header | None = None
         self._said = ''
-        self._camera_trouble = ''
+        self._trouble = ''             # of camera and frames
+        self._health = Health()
         self._asked = 0                # token of the last question
         self._policy_trouble = ''      # why the policy is not available
         self._ask_again_ns: int | None = None
-        self._decision_s = 0.0
         self._image_at_ns = self._status_at_ns = self._steady_ns()
         self._connect()
-        self._advance()
+        self.changed()
+        if self._config.start_active:
+            self.start()
 
-    def _load_policy(self):
-        if is_url(self._config.policy):
-            return load_policy(self._config.policy)
-        if self._config.policy != 'expert' and self._config.policy not in BASELINES:
-            return load_policy(
-                given_or_shipped(self._config.policy), device=self._config.device or None,
-                dtype=self._config.dtype or None, compiled=self._config.compiled)
-        card = NavigationCard(action_set=ActionSet(self._config.forward_m, self._config.turn_deg))
-        if self._config.policy == 'expert':
-            return ExpertPolicy(self, card)
-        return load_policy(self._config.policy, card=card)
+    @property
+    def _config(self) -> NavigatorConfig:
+        return self._parameters_now.config
+
+    def _forbids_change(self, names: list[str]) -> str:
+        late = sorted(set(names) & READ_BY_CONFIGURE)
+        if late and (self.phase != UNCONFIGURED or self.configuring):
+            return f'{late[0]} is read by configure; deactivate and clean up first'
+        return ''
+
+    # Transitions
+
+    def configure(self) -> None:
+        """Load and warm the model."""
+        self._parameters_now.take()
+        config = self._config
+        self._policy = named_policy(self, config)
+        card = self._policy.card
+        self._camera = CameraCheck(card.camera, config.camera_height_m, config.crop)
+        self._health, self._policy_trouble = Health(), ''
+        # An answer to a pilot of before must not reach this one.
+        self._answers = answers = deque()
+        self._decider = Decider(self._policy, lambda answer: self._hand_over(answers, answer))
+        self._pilot = Pilot(card, config.execute or card.execute, config.retry_s, self._rgb,
+                            self._pose_at, StuckRule(card.action_set, config.when_stuck,
+                                                     config.stuck_turn_deg, config.stuck_plans))
+
+    def activate(self) -> None:
+        """Listen; what was said before is not heard."""
+        self._base = BasePose()
+        self._image_at_ns = self._status_at_ns = self._steady_ns()
+        self._listen()
+
+    def hold(self) -> None:
+        """Stop the robot, forget the instruction and listen no more."""
+        self._unacknowledged = self._ask_again_ns = None
+        if self._pilot is not None:
+            self._decider.give_up()
+            if self._pilot.active:
+                self._pilot.cancel('deactivated')
+            self._publish_all()
+        ears, self._ears = self._ears, []
+        for ear in ears:
+            self.destroy_subscription(ear)
+
+    def release(self) -> None:
+        """Free the model."""
+        if self._decider is not None:
+            self._decider.close()
+        self._policy = self._pilot = self._decider = self._camera = None
+        free_memory()
+
+    def changed(self) -> None:
+        """Say in which state the node is now, and why."""
+        self._publish_state()
+
+    def close(self):
+        """Hold: nobody is left to see where the robot goes."""
+        if self.phase == ACTIVE:
+            self._pilot.cancel()
+            self._advance()
+            self._decider.close()
+
+    # Topics
 
     def _connect(self):
-        reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-        latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
-                             durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        sensor = QoSProfile(depth=5, reliability=RELIABILITY[
-            'reliable' if self._config.lockstep else self._config.image_reliability])
-        many = QoSProfile(depth=200, reliability=sensor.reliability)
-        self._plan = self.create_publisher(Path, 'plan', reliable)
-        self._heartbeat = self.create_publisher(Header, 'navigator/heartbeat', reliable)
-        self._state = self.create_publisher(String, '~/state', latched)
-        self._annotated = self.create_publisher(Image, '~/annotated_image', reliable)
-        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', reliable)
-        self._acknowledge = self.create_publisher(Header, 'lockstep_ack', reliable) \
+        """What there is in every state."""
+        self._plan = self.create_publisher(Path, 'plan', RELIABLE)
+        self._heartbeat = self.create_publisher(Header, 'navigator/heartbeat', RELIABLE)
+        self._state = self.create_publisher(String, '~/state', QoSProfile(
+            depth=1, reliability=ReliabilityPolicy.RELIABLE,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL))
+        self._annotated = self.create_publisher(Image, '~/annotated_image', RELIABLE)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', RELIABLE)
+        self._acknowledge = self.create_publisher(Header, 'lockstep_ack', RELIABLE) \
             if self._config.lockstep else None
-        self._odometry = PolledSubscription(self, Odometry, 'odom', many)
-        self._camera_info = PolledSubscription(self, CameraInfo, 'camera_info', sensor)
-        image_topic, image_kind, _ = IMAGES[self._config.image_transport]
-        for kind, topic, handler, qos in (
-                # In this order: the end of an action is heard before the image of that end.
-                (DiagnosticArray, 'plan_status', self._on_plan_status, reliable),
-                (String, 'instruction', self._on_instruction, reliable),
-                (image_kind, image_topic, self._on_image, sensor)):
-            self.create_subscription(kind, topic, self._guarded(handler), qos)
         self.create_service(Trigger, '~/cancel', self._guarded(self._on_cancel))
         self.create_service(SetBool, '~/pause', self._guarded(self._on_pause))
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(HEARTBEAT_S, self._guarded(self._on_heartbeat), clock=steady)
         self.create_timer(DIAGNOSTICS_S, self._guarded(self._on_diagnostics), clock=steady)
 
-    def close(self):
-        """Hold: nobody is left to see where the robot goes."""
-        if self._pilot.active:
-            self._pilot.cancel()
-            self._advance()
-        self._decider.close()
+    def _listen(self):
+        """What there is while the robot may move."""
+        sensor = QoSProfile(depth=5, reliability=RELIABILITY[
+            'reliable' if self._config.lockstep else self._config.image_reliability])
+        many = QoSProfile(depth=200, reliability=sensor.reliability)
+        self._odometry = PolledSubscription(self, Odometry, 'odom', many)
+        self._camera_info = PolledSubscription(self, CameraInfo, 'camera_info', sensor)
+        self._ears = [self._odometry.subscription, self._camera_info.subscription]
+        image_topic, image_kind, _ = IMAGES[self._config.image_transport]
+        for kind, topic, handler, qos in (
+                # In this order: the end of an action is heard before the image of that end.
+                (DiagnosticArray, 'plan_status', self._on_plan_status, RELIABLE),
+                (String, 'instruction', self._on_instruction, RELIABLE),
+                (image_kind, image_topic, self._on_image, sensor)):
+            self._ears.append(self.create_subscription(kind, topic, self._guarded(handler), qos))
 
     # What is heard
 
     def _on_image(self, message):
         self._image_at_ns = self._steady_ns()
+        self._health.image()
         self._pilot.image(messages.time_ns(message.header.stamp), message)
         if self._config.lockstep:
             # Simulated time may run many times faster than the heartbeat's timer.
@@ -137,9 +190,10 @@ class NavigatorNode(Node):
                            messages.time_ns(message.header.stamp))
 
     def _on_answer(self):
+        if self.phase != ACTIVE:
+            self._answers.clear()
         while self._answers:
             answer = self._answers.popleft()
-            self._decision_s = answer.took_s
             self._status_at_ns = self._steady_ns()
             if answer.unavailable and answer.token == self._asked \
                     and self._pilot.state == DECIDING:
@@ -147,7 +201,12 @@ class NavigatorNode(Node):
             else:
                 if not answer.error:
                     self._policy_trouble = ''
+                    self._health.decision(answer.took_s)
+                interfered = self._pilot.stuck.count
                 self._pilot.answer(answer)
+                if self._pilot.stuck.count != interfered:
+                    self.get_logger().warning(
+                        f'stuck: {self._pilot.stuck.trouble}; now {self._pilot.reason}')
                 self._publish_annotated()
 
     def _wait_for_policy(self, trouble):
@@ -160,17 +219,29 @@ class NavigatorNode(Node):
         self._ask_again_ns = self._steady_ns() + int(self._config.retry_s * 1e9)
 
     def _on_cancel(self, _request, response):
+        if self.phase != ACTIVE:
+            return self._not_active(response)
         self._pilot.cancel()
         response.success, response.message = True, 'cancelled; send an instruction to go on'
         return response
 
     def _on_pause(self, request, response):
+        if self.phase != ACTIVE:
+            return self._not_active(response)
         self._ask_again_ns = None
         self._pilot.pause(bool(request.data))
         response.success, response.message = True, self._pilot.state
         return response
 
+    def _not_active(self, response):
+        response.success, response.message = False, f'the navigator is {self.phase}'
+        return response
+
     def _on_heartbeat(self):
+        if self.phase != ACTIVE:
+            return
+        if self._parameters_now.take():
+            self._pilot.retry_s = self._config.retry_s
         self._publish_heartbeat()
         if self._ask_again_ns is not None and self._steady_ns() >= self._ask_again_ns:
             self._ask_again_ns = None
@@ -200,16 +271,21 @@ class NavigatorNode(Node):
                 result = handler(*args)
                 self._advance()
             except UserError as error:
-                self._pilot.fail(str(error))
-                self._publish_all()
+                self._fail(str(error))
             except Exception as error:
                 self.get_logger().error(traceback.format_exc())
-                self._pilot.fail(f'exception: {error!r}')
-                self._publish_all()
+                self._fail(f'exception: {error!r}')
             return result if result is not None or not args else args[-1]
         return call
 
+    def _fail(self, reason):
+        if self.phase == ACTIVE:
+            self._pilot.fail(reason)
+            self._publish_all()
+
     def _advance(self):
+        if self.phase != ACTIVE:
+            return
         question = self._pilot.question()
         if question is not None:
             self._asked = question.token
@@ -222,15 +298,30 @@ class NavigatorNode(Node):
             header.frame_id = self.get_name()
             self._acknowledge.publish(header)
 
-    def _hand_over(self, answer: Answer):
+    def _hand_over(self, answers: deque, answer: Answer):
         """Called by the decider's thread: the answer is taken by the executor's."""
-        self._answers.append(answer)
+        answers.append(answer)
         self._answered.trigger()
 
     def _pose_at(self, stamp_ns: int):
-        for message in self._odometry.take():
-            self._base.add(messages.odometry(message))
+        self._hear_odometry()
         return self._base.at(stamp_ns)
+
+    def _hear_odometry(self):
+        taken = self._odometry.take()
+        self._health.odometry(len(taken))
+        for message in taken:
+            self._base.add(messages.odometry(message))
+
+    def _rgb(self, message):
+        """What the model is to see of an image."""
+        self._hear_camera_info()
+        _, _, to_rgb = IMAGES[self._config.image_transport]
+        return self._camera.fit(to_rgb(message), message.header.frame_id)
+
+    def _hear_camera_info(self):
+        for info in self._camera_info.take()[-1:]:
+            self._camera.hear(info)
 
     # What is said
 
@@ -239,11 +330,17 @@ class NavigatorNode(Node):
         frame = self._config.odom_frame or self._base.frame_id or 'odom'
         for plan in plans:
             self._plan.publish(messages.path(plan.poses, plan.stamp_ns, frame))
+        self._publish_state()
+
+    def _publish_state(self):
         pilot = self._pilot
+        state, reason = (pilot.state, pilot.reason) if self.phase == ACTIVE \
+            else (self.phase, self.trouble)
         text = json.dumps({
-            'state': pilot.state, 'reason': pilot.reason, 'instruction': pilot.instruction,
-            'policy': self._config.policy, 'decisions': pilot.decisions, 'frames': pilot.frames,
-            'actions': [int(action) for action in pilot.actions],
+            'state': state, 'reason': reason, 'instruction': pilot.instruction if pilot else '',
+            'policy': self._config.policy, 'decisions': pilot.decisions if pilot else 0,
+            'frames': pilot.frames if pilot else 0,
+            'actions': [int(action) for action in pilot.actions] if pilot else [],
             'policy_trouble': self._policy_trouble})
         if text != self._said:
             self._said = text
@@ -263,33 +360,27 @@ class NavigatorNode(Node):
                                        frame_id=self.get_name()))
 
     def _on_diagnostics(self):
-        pilot = self._pilot
-        self._check_camera()
-        level = {FAILED: ERROR, REFUSED: ERROR}.get(
-            pilot.state, WARN if self._camera_trouble or self._policy_trouble else OK)
+        if self.phase == ACTIVE:
+            self._hear_camera_info()
+            self._hear_odometry()
+            self._look_for_trouble()
+            report = self._health.report(self._pilot, self._camera, self._config.policy,
+                                         self._policy_trouble, self._trouble)
+        else:
+            report = at_rest(self.phase, self.trouble, self._config.policy)
         self._diagnostics.publish(messages.diagnostics(
-            self.get_fully_qualified_name(), level, f'{pilot.state}: {pilot.reason}',
-            {'state': pilot.state, 'reason': pilot.reason, 'instruction': pilot.instruction,
-             'policy': self._config.policy, 'policy_trouble': self._policy_trouble or 'none',
-             'camera': self._camera_trouble or 'as the card says',
-             'decisions': pilot.decisions, 'frames': pilot.frames,
-             'decision_s': f'{self._decision_s:.3f}',
-             'image_age_s': f'{(self._steady_ns() - self._image_at_ns) * 1e-9:.2f}'},
-            runtime.now_ns(self)))
+            self.get_fully_qualified_name(), *report, runtime.now_ns(self)))
 
-    def _check_camera(self):
-        """Compare the live camera with the card; a difference is a warning with both values."""
-        for info in self._camera_info.take()[-1:]:
-            expected = self._policy.card.camera
-            try:
-                live = Camera.from_intrinsics(int(info.width), int(info.height), float(info.k[0]),
-                                              self._config.camera_height_m or expected.height_m)
-                trouble = '; '.join(expected.differences(live))
-            except UserError as error:
-                trouble = str(error)
-            if trouble and trouble != self._camera_trouble:
-                self.get_logger().warning(f'another camera than the model was made for: {trouble}')
-            self._camera_trouble = trouble
+    def _look_for_trouble(self):
+        """Compare camera and frames with what is expected; news is a warning in the log."""
+        trouble, odom_frame = self._camera.trouble, self._config.odom_frame
+        if odom_frame and self._base.frame_id not in ('', odom_frame):
+            trouble = '; '.join(filter(None, (
+                trouble, f'odometry is in frame {self._base.frame_id!r}, plans in '
+                f'{odom_frame!r} (odom_frame): the driver will refuse them')))
+        if trouble and trouble != self._trouble:
+            self.get_logger().warning(trouble)
+        self._trouble = trouble
 
     @staticmethod
     def _steady_ns() -> int:

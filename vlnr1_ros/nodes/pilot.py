@@ -12,6 +12,7 @@ import numpy as np
 
 from ..motion.cut import Cutter
 from ..motion.plan import DONE, DROPPED, PlanStatus, Pose, encode
+from ..motion.stuck import StuckRule
 from ..navigation.actions import Action
 from ..navigation.camera import resize
 from ..navigation.card import NavigationCard
@@ -40,11 +41,13 @@ class Pilot:
 
     card: how the policy is to be used. to_rgb: image message -> uint8 (H, W, 3), UserError when
     it cannot be read. pose_at: stamp in ns -> pose of the base, None while it is not known yet.
+    stuck: looks at every plan before it is sent.
     `plans` collects what is to be published, oldest first; whoever publishes clears it.
     """
 
     def __init__(self, card: NavigationCard, execute: int, retry_s: float,
-                 to_rgb: Callable[[Any], np.ndarray], pose_at: Callable[[int], Pose | None]):
+                 to_rgb: Callable[[Any], np.ndarray], pose_at: Callable[[int], Pose | None],
+                 stuck: StuckRule):
         self.card = card
         self.plans: list[Plan] = []
         self.state = IDLE
@@ -53,8 +56,10 @@ class Pilot:
         self.decisions = 0
         self.actions: list[Action] = []
         self.accepted = False  # whether the driver has answered the plan in execution
+        self.last_stop = ''    # why the last plan or run was broken off
+        self.stuck = stuck
         self._execute = execute
-        self._retry_ns = int(retry_s * 1e9)
+        self.retry_s = retry_s
         self._to_rgb = to_rgb
         self._pose_at = pose_at
         self._recent: deque[tuple[int, Any]] = deque(maxlen=RECENT_IMAGES)
@@ -124,12 +129,13 @@ class Pilot:
         self._due = deque([max(now_ns, self.newest_image_ns + 1)])
         self._look_ns = None
         self._taken.clear()
+        self.stuck.begin()
         self._stands()
         self._go_on()
 
-    def cancel(self) -> None:
+    def cancel(self, reason: str = 'cancelled') -> None:
         """Hold, and forget the instruction."""
-        self._end(IDLE, 'cancelled')
+        self._end(IDLE, reason)
 
     def pause(self, paused: bool) -> None:
         """Hold until `pause(False)`, then go on from a fresh image."""
@@ -170,6 +176,7 @@ class Pilot:
             self._finish()
         elif status.state == DONE:
             self._plan_ns = 0
+            self.stuck.plan_over(self.actions)
             self._stands()
             if self.state == EXECUTING:
                 self._go_on()
@@ -189,11 +196,16 @@ class Pilot:
         if not actions:
             self._end(FAILED, 'the policy gave no action')
             return
+        actions, stuck = self.stuck.instead(self._frame_pose, actions)
+        if not actions:
+            self._end(FAILED, stuck)
+            return
         self.actions = actions
         self.decisions += 1
         self._send(encode(self._frame_pose, actions, self.card.action_set))
         self._executed, self.accepted = 0, False
-        self.state, self.reason = EXECUTING, self.card.action_set.encode(actions)
+        self.state = EXECUTING
+        self.reason = self.card.action_set.encode(actions) + (f': {stuck}' if stuck else '')
 
     def question(self) -> Question | None:
         """The decision to ask for now, if everything it needs is there."""
@@ -273,12 +285,14 @@ class Pilot:
     def _dropped(self, status, stamp_ns):
         was_moving = self.accepted
         self._plan_ns = 0
+        self.last_stop = status.reason
         if was_moving:
+            self.stuck.plan_over(self.actions[:status.executed + 1])
             self._stands()
             self._due.append(stamp_ns)  # the interrupted primitive was executed as far as it went
         if self.state == EXECUTING:
             self.accepted = True
-            wait_ns = 0 if status.executed else self._retry_ns
+            wait_ns = 0 if status.executed else int(self.retry_s * 1e9)
             self._look_ns = stamp_ns + wait_ns
             self.state, self.reason = WAITING, f'the driver dropped the plan: {status.reason}'
 
@@ -290,6 +304,7 @@ class Pilot:
         self.state, self.reason = FINISHED, 'stop'
 
     def _end(self, state: str, reason: str):
+        self.last_stop = reason
         if self.active:
             self._hold()
         self._token += 1

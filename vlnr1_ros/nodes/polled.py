@@ -27,16 +27,16 @@ class PolledSubscription:
     """
 
     def __init__(self, node: Node, kind: type, topic: str, qos: QoSProfile):
-        self._subscription = node.create_subscription(
+        self.subscription = node.create_subscription(
             kind, topic, lambda message: None, qos, callback_group=_NeverExecuted())
 
     def take(self) -> list:
         """Messages that came since the last call, oldest first."""
         messages = []
-        handle = self._subscription.handle
+        handle = self.subscription.handle
         with handle:
             while True:
-                taken = handle.take_message(self._subscription.msg_type, False)
+                taken = handle.take_message(self.subscription.msg_type, False)
                 if taken is None:
                     return messages
                 messages.append(taken[0])

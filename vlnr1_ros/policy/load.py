@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from pathlib import Path
 
 from vlnr1_ros.navigation.errors import UserError
@@ -45,3 +47,11 @@ def load_policy(name_or_folder: str | Path, plain: bool = False, **options) -> P
     from vlnr1_ros.policy.fast import FastPolicy
 
     return FastPolicy(name_or_folder, **options)
+
+
+def free_memory() -> None:
+    """Give the memory of policies that nobody refers to any more back to machine and GPU."""
+    gc.collect()
+    torch = sys.modules.get('torch')  # not imported where there was no model
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
