@@ -14,6 +14,7 @@ from vlnr1_ros.motion.plan import Pose
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.navigation.memory import Average, Exponential, Growing, History, LongShort
+from vlnr1_ros.navigation.prompt import Template
 from vlnr1_ros.nodes.decision import Decider
 from vlnr1_ros.nodes.pilot import Pilot
 from vlnr1_ros.policy.load import load_policy
@@ -305,3 +306,14 @@ def test_what_is_no_image_is_named(folders, frame):
     policy = load(folders['qwen2_vl', True])
     with pytest.raises(UserError, match='an image cannot be read .* frames are uint8'):
         policy.encoder.encode([frame])
+
+
+def test_a_prompt_with_something_between_its_frames_is_decided_the_same(tmp_path):
+    said = Template('Follow "{instruction}".\nBefore: {history}.\nNow: {current}\n{options}', ' ')
+    policy = load(build(tmp_path / 'model', 'qwen2_vl', False, template=said, sampler=Average(3),
+                        horizon=2))
+    policy.reset(INSTRUCTION)
+    history = empty(policy.card)
+    for frame in frames_of(policy.card, 6):
+        history.add(frame)
+        assert_same(policy, history, policy.plan(history))

@@ -90,7 +90,6 @@ def drive(robot):
 
 
 @pytest.mark.smoke
-@pytest.mark.smoke
 def test_every_transition_and_those_that_are_not_there(robot, asleep):
     assert state(robot) == told(robot, 'unconfigured') + 'unconfigured'
     assert not change(robot, ACTIVATE)
