@@ -11,6 +11,7 @@ from tiny_checkpoints import CASE_IDS, CASES, build
 from training.decide_variants import gap
 from training.tiny import KINDS
 from vlnr1_ros.motion.plan import Pose
+from vlnr1_ros.motion.stuck import IGNORE, StuckRule
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.navigation.memory import Average, Exponential, Growing, History, LongShort
@@ -275,7 +276,8 @@ def test_out_of_memory_leaves_a_robot_at_rest(folders, monkeypatch):
     monkeypatch.setattr(policy.model.model.language_model, 'forward', forward)
     card, answers = policy.card, queue.SimpleQueue()
     frame = frames_of(card, 1)[0]
-    pilot = Pilot(card, 1, 0.0, lambda image: frame, lambda stamp_ns: Pose(0.0, 0.0, 0.0))
+    pilot = Pilot(card, 1, 0.0, lambda image: frame, lambda stamp_ns: Pose(0.0, 0.0, 0.0),
+                  StuckRule(card.action_set, IGNORE, 360.0, 1))
     decider = Decider(policy, answers.put)
     pilot.instruct(INSTRUCTION, 0)
     pilot.image(10, None)

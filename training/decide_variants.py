@@ -109,7 +109,7 @@ class Floor:
     @torch.inference_mode()
     def __call__(self, policy, history, plain):
         """One decision's worth of work, with no result."""
-        [draft] = policy.drafts({0: history}).values()
+        draft = policy.drafts({0: history})[0][0]
         [pieces] = policy._prompts({0: history}).values()
         rows = policy.prompts
         frames = [piece for piece in pieces if isinstance(piece, FrameFeatures)]

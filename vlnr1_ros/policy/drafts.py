@@ -6,7 +6,8 @@ choices what the model would have chosen, and the answer follows the draft as fa
 The answer is what decoding token by token gives, whatever the draft (speculative decoding:
 Leviathan et al., arXiv 2211.17192, in the greedy case).
 
-The rest of the last plan is the first draft. Behind it, and where the model disagreed with it,
+Of the drafts the first that begins as the answer does is taken: the rest of the last plan, or that
+plan from its start, which is right when nothing was driven of it. Without any, and behind its end,
 the guess is that the last action goes on: plans of nano then took 2.3 passes instead of 5.4.
 """
 
@@ -42,11 +43,11 @@ class Choice(NamedTuple):
 
 def decode(
     rows: PromptRows, lm_head: torch.nn.Module, grammar: AnswerGrammar, stop_bias: float,
-    prompts: dict[int, list[Piece]], drafts: dict[int, Sequence[Action]] | None,
+    prompts: dict[int, list[Piece]], drafts: dict[int, Sequence[list[Action]]] | None,
 ) -> dict[int, Decoded]:
     """Greedy answers to the `prompts` of some rows.
 
-    drafts: for each row how its answer may begin, at worst nothing; None: guess nothing at all.
+    drafts: for each row how its answer may begin, the likeliest first; None: guess nothing at all.
     """
     answers, fed, drafted, decoded = {}, {}, dict.fromkeys(prompts, 0), {}
     for row, prompt in prompts.items():
@@ -56,7 +57,7 @@ def decode(
         if forced:
             fed[row].append(tuple(forced))
     while fed:
-        guesses = {row: _guess(answers[row], drafts and (answers[row].actions or drafts[row]))
+        guesses = {row: _guess(answers[row], drafts and _likely(answers[row].actions, drafts[row]))
                    for row in fed}
         scores = _scores(rows, lm_head, stop_bias, fed, guesses)
         fed = {}
@@ -74,6 +75,14 @@ def decode(
             else:
                 fed[row] = [(token, *forced)]
     return decoded
+
+
+def _likely(actions: list[Action], drafts: Sequence[list[Action]]) -> list[Action]:
+    """The first of the drafts that goes on from the actions, or just these."""
+    for draft in drafts:
+        if len(draft) > len(actions) and draft[:len(actions)] == actions:
+            return draft
+    return actions
 
 
 def _guess(answer: Answer, actions: Sequence[Action] | None) -> tuple[list[int], list[Choice]]:

@@ -126,10 +126,14 @@ class FastPolicy(LvlmPolicy):
             self.episodes[row].frames = len(histories[row])
         return decoded
 
-    def drafts(self, histories: dict[int, History]) -> dict[int, list[Action]]:
-        """What is left of each row's last plan: a frame came with every action executed since."""
-        return {row: self.episodes[row].plan[len(history) - self.episodes[row].frames:]
-                for row, history in histories.items()}
+    def drafts(self, histories: dict[int, History]) -> dict[int, list[list[Action]]]:
+        """For each row what is left of its last plan, then all of it.
+
+        A frame came with every action executed since.
+        """
+        episodes = {row: self.episodes[row] for row in histories}
+        return {row: [one.plan[len(histories[row]) - one.frames:], one.plan]
+                for row, one in episodes.items()}
 
     def _prompts(self, histories) -> dict[int, list[Piece]]:
         questions = {row: self.question(self.episodes[row].instruction, history)
