@@ -49,6 +49,9 @@ ROWS = (
     Row('TL (m)', 'path_length', 'mean'),
     Row('collisions', 'collisions', 'mean'),
     Row('steps', 'steps_taken', 'mean'),
+    Row('time (s)', 'seconds', 'mean'),
+    Row('time to the goal, where it was reached (s)', 'seconds_to_goal', 'mean'),
+    Row('decision time while driving, but for the first (%)', 'decisions_hidden', 'percent'),
 )
 
 

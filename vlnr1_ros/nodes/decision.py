@@ -18,13 +18,15 @@ from ..policy.base import Policy, Unavailable
 class Question:
     """One decision to make; `token` comes back with the answer.
 
-    The history must not change before the answer has come.
+    The history must not change before the answer has come. begun: what the robot executes
+    already, with which the answer has to begin.
     """
 
     token: int
     run: int
     instruction: str
     history: History
+    begun: tuple[Action, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,10 @@ class Decider:
             if question.run != self._run:
                 self._policy.reset(question.instruction, seed)
                 self._run = question.run
-            actions = tuple(self._policy.plan(question.history))
+            if question.begun and hasattr(self._policy, 'continue_plan'):
+                actions = tuple(self._policy.continue_plan(question.history, question.begun))
+            else:
+                actions = tuple(self._policy.plan(question.history))
         except UserError as refused:
             error, unavailable = str(refused), isinstance(refused, Unavailable)
         except Exception as failure:  # the node must live, whatever a model does

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
-from ..motion.config import number
+from ..motion.config import CHOICES, DURING, number
 from ..motion.stuck import ESCAPE, IGNORE, STOP
 from ..navigation.errors import UserError
 from .bridged import colour
@@ -18,7 +18,7 @@ IMAGES = {'raw': ('image_raw', Image, colour),
           'compressed': ('image_raw/compressed', CompressedImage, compressed_rgb)}
 """Topic, message and its conversion to RGB, by transport."""
 KNOWN = {'image_transport': IMAGES, 'image_reliability': RELIABILITY,
-         'when_stuck': (ESCAPE, STOP, IGNORE)}
+         'when_stuck': (ESCAPE, STOP, IGNORE), 'replan': CHOICES['replan']}
 
 AT_START = ('lockstep', 'start_active')
 """Read once, at start; the others whenever the node is configured."""
@@ -33,6 +33,12 @@ class NavigatorConfig:
         'http://HOST:PORT/v1?card=FOLDER')
     device: str = number('', 'torch device of a checkpoint; empty: a GPU if there is one')
     execute: int = number(0, 'actions executed per decision; 0: as the card says', '', 0, 64)
+    replan: str = number(
+        'after', 'after: decide when the plan is done and the base stands; during: while its last '
+        'action is driven, which the driver has to be told as well')
+    decision_time_s: float = number(
+        0.0, 'let a decision take at least this long by the stamps of the images, as a simulator '
+        'in which time stands still meanwhile does not', 's', 0.0, 60.0)
     forward_m: float = number(0.25, 'forward step of a policy without a card', 'm', 0.01, 2.0)
     turn_deg: float = number(30.0, 'turn of a policy without a card', 'deg', 1.0, 90.0)
     image_transport: str = number('raw', 'raw or compressed')
@@ -63,6 +69,11 @@ class NavigatorConfig:
     start_active: bool = number(
         False, 'configure and activate at start without being asked, for a simulator; a navigator '
         'that was started again would do so too')
+
+    @property
+    def during(self) -> bool:
+        """Whether to decide while the base drives."""
+        return self.replan == DURING
 
     def __post_init__(self):
         for name, known in KNOWN.items():

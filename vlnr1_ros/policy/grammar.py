@@ -71,6 +71,12 @@ class AnswerGrammar:
             return None
         return stop[0]
 
+    def tokens_of(self, actions: Sequence[Action]) -> list[int]:
+        """Tokens of some actions at the beginning of an answer, or of as many as it may have."""
+        indices = [OPTION_ORDER.index(action) for action in actions[:self.horizon]]
+        return [token for at, index in enumerate(indices)
+                for token in (self.following if at else self.first)[index]]
+
     def decode(self, answer: Sequence[int]) -> list[Action]:
         """The actions of a whole answer, with or without its end token.
 
