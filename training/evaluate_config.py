@@ -138,6 +138,8 @@ def ros_mode(config: EvaluateConfig) -> str | None:
         raise UserError(f'--imperfections {config.imperfections:g} are those of a driven base: '
                         'give --mode velocity')
     _check_time(config, mode)
+    if config.execute is not None and not 1 <= config.execute <= 64:
+        raise UserError(f'execute is {config.execute}; give 1 to 64 actions')
     if config.ray:
         raise UserError('--through-ros runs on this machine only: leave --ray out')
     if config.policy == 'forward':
