@@ -192,7 +192,8 @@ def test_who_answers_with_another_action_is_asked_again_when_the_base_stands():
 
 def test_an_answer_that_adds_nothing_waits_for_the_end_of_the_plan():
     run = Run(lambda question: [*question.begun, S, S] if len(run.asked) > 1 else [F, F],
-              execute=1).to_the_end()
+              execute=1)
+    run.to_the_end()
     assert run.driven == [F, F] and run.asked[-1].begun == ()
 
 
