@@ -20,12 +20,15 @@ def shipped(folder):
 
 OPENCV = 'opencv-python-headless>=4.8,<5'
 RAY = 'ray>=2.60,<3'
+# exactly: what a killed recorder leaves depends on how it writes
+ROSBAGS = 'rosbags==0.11.9'
 
 EXTRAS = {
     # on the robot or on the machine beside it: the model and nothing of the simulator
-    'robot': [OPENCV, 'torch>=2.6', 'transformers>=5,<6', 'peft>=0.21', 'pillow', 'safetensors'],
+    'robot': [OPENCV, ROSBAGS, 'torch>=2.6', 'transformers>=5,<6', 'peft>=0.21', 'pillow',
+              'safetensors'],
     # on the robot when the model is on another machine: neither torch nor transformers
-    'remote': [OPENCV, 'tokenizers'],
+    'remote': [OPENCV, ROSBAGS, 'tokenizers'],
     # vlnr1 serve on that machine
     'serve': ['torch>=2.6', 'transformers>=5,<6', 'accelerate', 'pillow', 'safetensors',
               'fastapi', 'uvicorn', 'openai>=1.98'],
@@ -58,11 +61,13 @@ EXTRAS = {
         'pillow',
         'msgpack>=1',
     ],
-    'train': [OPENCV, 'torch>=2.6', 'transformers>=5,<6', 'trl>=1.16,<2', 'peft>=0.21',
+    'train': [OPENCV, ROSBAGS, 'torch>=2.6', 'transformers>=5,<6', 'trl>=1.16,<2', 'peft>=0.21',
               'accelerate', 'datasets', 'pillow', 'safetensors', 'tqdm'],
+    # training curves: --report_to tensorboard, --report_to wandb
+    'log': ['tensorboard', 'wandb'],
     # evaluation and data generation on many machines
     'ray': [RAY],
-    'test': ['pytest>=8', 'pytest-timeout', 'ruff', 'psutil', RAY],
+    'test': ['pytest>=8', 'pytest-timeout', 'ruff', 'psutil', 'tensorboard', RAY],
 }
 
 setup(
@@ -75,7 +80,7 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['vlnr1_ros*', 'sim_bridge*', 'training*']),
     # the packages' own settings, read beside the module that uses them
-    package_data={'': ['*.json', '*.jinja', '*.xml'], 'training': ['configs/*.yaml']},
+    package_data={'': ['*.json', '*.jinja', '*.xml'], 'training': ['configs/**/*.yaml']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
         (SHARE, ['package.xml']),
@@ -90,6 +95,7 @@ setup(
         'console_scripts': [
             'navigator = vlnr1_ros.nodes.navigator:main',
             'driver = vlnr1_ros.nodes.driver:main',
+            'recorder = vlnr1_ros.nodes.recorder:main',
             'sim_bridge = sim_bridge.ros.bridge:main',
             'vlnr1 = vlnr1_ros.__main__:main',
         ],

@@ -68,12 +68,14 @@ class Observation:
 class Environment:
     """habitat-lab's Env behind reset, step, move and metrics.
 
+    beside: one in this process whose episodes it shares, so that they are read once.
     Raises UserError for missing or broken files and for actions that make no sense now.
     """
 
-    def __init__(self, config: EnvironmentConfig):
+    def __init__(self, config: EnvironmentConfig, beside: Environment | None = None):
         self.config = config
-        lab_config, dataset, self.episodes = _load_dataset(config)
+        self._dataset = beside._dataset if beside else _load_dataset(config)
+        lab_config, dataset, self.episodes = self._dataset
         import habitat
 
         self._lab_episodes = {str(e.episode_id): e for e in dataset.episodes}

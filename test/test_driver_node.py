@@ -6,13 +6,11 @@ import random
 import signal
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rclpy
-import yaml
 from driver_process import DriverProcess, Robot, odometry_message, wait_until
 from geometry_msgs.msg import PoseStamped, Twist
 from motion_loop import Base
@@ -26,7 +24,6 @@ from sensor_msgs.msg import CameraInfo, Image, LaserScan
 from std_msgs.msg import Bool, Header
 from std_srvs.srv import SetBool, Trigger
 
-from vlnr1_ros.motion.config import DriverConfig
 from vlnr1_ros.motion.plan import Pose
 from vlnr1_ros.navigation.actions import Action, ActionSet
 from vlnr1_ros.navigation.errors import UserError
@@ -137,6 +134,7 @@ def test_pause_service(moving):
     assert moving.call(moving.pause_service, SetBool.Request(data=False)).success
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize('publisher', ['emergency', 'emergency_latched', 'emergency_best_effort'])
 def test_emergency_stop(moving, publisher):
     getattr(moving, publisher).publish(Bool(data=True))
@@ -185,6 +183,7 @@ def start_moving(robot):
     wait_until(lambda: robot.commands and robot.commands[-1][0] > 0.05, 10)
 
 
+@pytest.mark.smoke
 def test_shutdown_while_moving_commands_zero_and_exits_cleanly(tmp_path):
     domain_id = fresh_domain()
     process = DriverProcess(domain_id, SLOW, tmp_path, check_fields=False)
@@ -228,6 +227,7 @@ class Lockstep:
         robot.base.drive(*robot.commands[-1][:2])
 
 
+@pytest.mark.smoke
 def test_lockstep_answers_every_odometry_once(tmp_path):
     domain_id = fresh_domain()
     process = DriverProcess(domain_id, {'lockstep': True}, tmp_path, check_fields=True)
@@ -335,6 +335,7 @@ def test_it_finds_the_event_callbacks_where_humble_has_them(monkeypatch):
     assert module.SubscriptionEventCallbacks is events.SubscriptionEventCallbacks
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize('topic', ['odom', 'navigator/heartbeat', 'scan'])
 def test_a_safety_topic_that_cannot_be_heard_stops_the_base(context, topic):
     """In lockstep nothing may be lost; a best-effort publisher is not even connected."""
@@ -391,16 +392,6 @@ def test_depth_images_are_looked_at_with_their_calibration(context):
     assert "depth encoding 'rgb8'" in seen(messages.image(colour, 'rgb8', 4, 'c')).defect
     node.destroy_node()
     camera.destroy_node()
-
-
-def test_the_parameter_file_holds_every_parameter_with_its_default():
-    (section,) = yaml.safe_load(PARAMETERS.read_text()).values()
-    given = section['ros__parameters']
-    declared = {item.name: item.default for item in fields(DriverConfig)}
-    node_only = {'control_rate_hz': 50.0, 'stamped': False, 'base_frame': 'base_link',
-                 'lockstep': False, 'wall_timeout_s': 0.5}
-    assert given == {**declared, **node_only}
-    assert all(type(given[name]) is type(value) for name, value in declared.items())
 
 
 @pytest.mark.parametrize('namespace', ['/', '/fleet/robot1'])

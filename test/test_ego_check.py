@@ -11,6 +11,7 @@ from training.ego_motion import motion_between, turn_between
 from vlnr1_ros.__main__ import call
 from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.navigation.card import NavigationCard
+from vlnr1_ros.navigation.prompt import Template
 
 
 @pytest.fixture(scope='module', params=[15, 30])
@@ -89,6 +90,17 @@ def test_a_card_that_does_not_fit_is_a_fault(samples, tmp_path, capsys):
                    frame_height=84).save(tmp_path)
     assert check(folder, '--card', str(tmp_path)) == 1
     assert '--turn-deg' in capsys.readouterr().out
+
+
+def test_a_prompt_that_names_another_angle_is_a_fault(samples, tmp_path, capsys):
+    folder, turn_deg = samples
+    said = f'{{instruction}}{{history}}{{current}} Turn left {45 - turn_deg} degrees.'
+    NavigationCard(action_set=ActionSet(turn_deg=turn_deg), frame_width=84, frame_height=84,
+                   template=Template(said)).save(tmp_path)
+    assert check(folder, '--card', str(tmp_path)) == 1
+    text = capsys.readouterr().out
+    assert f'the prompt says turn_deg {45 - turn_deg}, the actions have {turn_deg}' in text
+    assert text.count('FAULT') == 1
 
 
 def test_too_little_to_see_claims_nothing():

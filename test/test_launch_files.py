@@ -1,16 +1,11 @@
-"""The launch files, read without ROS's launch: isolation, descriptions, parameters that exist."""
+"""The launch files, read without ROS's launch: isolation, descriptions."""
 import ast
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import yaml
-
-from vlnr1_ros.nodes.navigator_config import NavigatorConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
-BRIDGE_PARAMETERS = ROOT / 'sim_bridge/ros/parameters.py'
 
 
 def calls(path, name):
@@ -66,30 +61,12 @@ def test_the_robot_uses_the_network_as_it_is_set():
     assert default_of(path, 'namespace').value == ''
 
 
-def test_the_robot_drives_by_no_policy_that_nobody_named():
-    policy = next(call for call in calls(ROOT / 'launch/nav.launch.py', 'DeclareLaunchArgument')
-                  if call.args[0].value == 'policy')
-    assert 'default_value' not in {keyword.arg for keyword in policy.keywords}
+def test_the_robot_drives_by_no_model_that_nobody_named():
+    model = next(call for call in calls(ROOT / 'launch/nav.launch.py', 'DeclareLaunchArgument')
+                 if call.args[0].value == 'model')
+    assert 'default_value' not in {keyword.arg for keyword in model.keywords}
 
 
-def written(node):
-    file = yaml.safe_load((ROOT / f'config/{node}.yaml').read_text('utf-8'))
-    return file[f'/**/{node}']['ros__parameters']
-
-
-def test_the_bridges_file_names_exactly_what_it_declares_with_its_defaults():
-    declared = {call.args[0].value: call.args[1] for call in calls(BRIDGE_PARAMETERS, 'declare')
-                if isinstance(call.args[0], ast.Constant)}
-    values = written('sim_bridge')
-    assert values.pop('episodes') == ''
-    assert set(values) == set(declared)
-    for name, value in declared.items():
-        if isinstance(value, ast.Constant):
-            assert values[name] == value.value and type(values[name]) is type(value.value), name
-
-
-def test_the_navigators_file_names_exactly_what_it_declares_with_its_defaults():
-    defaults = {field.name: field.default for field in fields(NavigatorConfig)} | {'seed': 0}
-    values = written('navigator')
-    assert values == defaults
-    assert all(type(values[name]) is type(value) for name, value in defaults.items())
+def test_a_navigator_that_died_is_not_activated_by_its_parameters():
+    for path in FILES:
+        assert 'start_active' not in path.read_text('utf-8')

@@ -14,6 +14,7 @@ from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.nodes import messages
 
+pytestmark = pytest.mark.smoke
 STAMP_NS = 1_700_000_000_123_456_789
 
 

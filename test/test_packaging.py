@@ -130,7 +130,7 @@ def test_entry_points_resolve(wheel):
     points = configparser.ConfigParser()
     points.read_string(text)
     scripts = dict(points['console_scripts'])
-    assert set(scripts) == {'navigator', 'driver', 'sim_bridge', 'vlnr1'}
+    assert set(scripts) == {'navigator', 'driver', 'recorder', 'sim_bridge', 'vlnr1'}
     for target in scripts.values():
         module, function = target.split(':')
         tree = ast.parse((ROOT / (module.replace('.', '/') + '.py')).read_text(encoding='utf-8'))

@@ -21,6 +21,21 @@ def test_blocks_keep_order_and_count():
     assert template.conversation('go', 2, ActionSet(), 6).count('<image>') == 3
 
 
+def test_a_separator_stands_between_history_frames_and_the_instruction_is_read_back():
+    template = Template('Do "{instruction}". {history}; {current}', ', ')
+    blocks = template.blocks('go', 3, ActionSet(), 6)
+    assert [b.get('text') for b in blocks] == ['Do "go". ', None, ', ', None, ', ', None, '; ',
+                                               None]
+    for count in (0, 1, 3):
+        said = template.conversation('go "on"', count, ActionSet(), 6)
+        assert template.instruction_of(said, count, ActionSet(), 6) == 'go "on"'
+        assert template.instruction_of(said, count + 1, ActionSet(), 6) is None
+    card = NavigationCard(template=template)
+    assert NavigationCard.from_dict(card.to_dict()) == card
+    older = {k: v for k, v in card.to_dict().items() if k != 'history_separator'}
+    assert NavigationCard.from_dict(older).template.history_separator == ''
+
+
 def test_no_history_leaves_one_image_and_braces_are_text():
     template = Template('{instruction}{history}{current}')
     blocks = template.blocks('use {n} {curly', 0, ActionSet(), 6)

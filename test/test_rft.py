@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from tiny_runs import CARD, RUNS, logged, tiny, write_runs
 from training import rft
 from training.ego_files import shifted_labels
 from vlnr1_ros.__main__ import call
+from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.navigation.card import NavigationCard
+from vlnr1_ros.navigation.prompt import Template
 
 
 @pytest.fixture(scope='module')
@@ -132,7 +136,8 @@ def test_checkpoints_are_tried_in_closed_loop_and_the_best_is_kept(data, apartme
 
 
 @pytest.mark.parametrize('more, words', [
-    (['--num_generations', '5'], ['24', '5']),
+    (['--num_generations', '5'], ['24 answers', 'groups', '5', 'per_device_train_batch_size']),
+    (['--global_batch', '36'], ['global_batch 36', '24']),
     (['--num_generations', '1'], ['num_generations', '1']),
     (['--gamma', '1.5'], ['gamma', '1.5']),
     (['--reward', 'steep'], ['steep']),
@@ -146,6 +151,41 @@ def test_bad_settings_end_in_one_line(more, words, model, data, tmp_path, capsys
     assert code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert all(word in error for word in words), error
+
+
+@pytest.mark.parametrize('case, words', [
+    ('turn angle', ['15', '30', '--turn-deg']), ('horizon', ['8', '6', '--horizon']),
+    ('prompt', ['prompt', '--card']), ('no answer', ['record 0', 'one answer']),
+    ('no image', ['gone.jpg', '--image_folder']), ('no frame', ['step_1.jpg', 'missing']),
+])
+def test_data_of_another_kind_ends_in_one_line(case, words, model, data, tmp_path, capsys):
+    source, card = shutil.copytree(data, tmp_path / 'data'), tmp_path / 'card'
+    card.mkdir()
+    more = ['--card', str(card)]
+    replace(CARD, **{'turn angle': {'action_set': ActionSet(turn_deg=15.0)},
+                     'horizon': {'horizon': 8}}.get(case, {})).save(card)
+    if case == 'prompt':
+        replace(CARD, template=Template()).save(source)
+        more = []
+    elif case == 'no frame':
+        (source / 'train/ep_0/traj_0/step_1.jpg').unlink()
+    elif case in ('no answer', 'no image'):
+        source = tmp_path / 'conversations.json'
+        said = [{'value': 'go<image>'}, {'value': CARD.action_set.encode([0] * 6)}]
+        source.write_text(json.dumps([{'images': ['gone.jpg'], 'conversations':
+                                       said[:1] if case == 'no answer' else said}]))
+    out = tmp_path / 'out'
+    assert call('rft', arguments(model, source, out, *more)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith('vlnr1 rft: error:') and all(word in error for word in words), error
+    assert not out.exists(), 'before anything is made'
+
+
+def test_all_answers_of_an_update_are_sampled_together(model, data, tmp_path):
+    _, config = rft.parse(arguments(model, data, tmp_path, '--per_device_train_batch_size', '1',
+                                    '--global_batch', '8'))
+    assert (config.gradient_accumulation_steps, config.steps_per_generation) == (8, 8)
+    assert config.generation_batch_size == 8
 
 
 def test_an_adapter_is_no_place_to_start(data, tmp_path, capsys):

@@ -18,6 +18,7 @@ from vlnr1_ros.__main__ import call
 from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.memory import History
+from vlnr1_ros.navigation.prompt import Template
 from vlnr1_ros.policy.load import load_policy
 
 
@@ -142,7 +143,7 @@ def test_global_batch_decides_accumulation(model, data, tmp_path):
 
 
 def test_the_papers_settings(tmp_path):
-    what, how = sft.parse(['--config', 'training/configs/sft_qwen2vl_2b.yaml', '--data', 'x',
+    what, how = sft.parse(['--config', 'training/configs/sft_2b_r2r.yaml', '--data', 'x',
                            '--output_dir', str(tmp_path), '--use_cpu', '--bf16', 'false'])
     assert what.model == 'Qwen/Qwen2-VL-2B-Instruct' and not what.lora
     assert (how.learning_rate, how.lr_scheduler_type, how.warmup_steps, how.global_batch,
@@ -150,10 +151,13 @@ def test_the_papers_settings(tmp_path):
     assert how.get_warmup_steps(1000) == 100 and how.max_length is None
 
 
+STOP_SIX = ', '.join(['D. Stop'] * 6)
+
+
 def broken_json(data, tmp_path, **change):
     path = tmp_path / 'conversations.json'
     path.write_text(json.dumps([{'conversations': [
-        {'from': 'human', 'value': '<image> go'}, {'from': 'gpt', 'value': 'D. Stop'}],
+        {'from': 'human', 'value': 'go<image>'}, {'from': 'gpt', 'value': STOP_SIX}],
         'images': [str(data / 'train/ep_0/traj_0/step_0.jpg')], **change}]))
     CARD.save(tmp_path)
     return path
@@ -172,7 +176,12 @@ def broken_json(data, tmp_path, **change):
     ('cut weights', ['cannot be loaded']),
     ('image count', ['record 0', '2 images']),
     ('unknown action', ['record 0', "'E. Jump'", '--card']),
+    ('other prompt', ['record 0', 'prompt', 'vlnr1 ego import']),
+    ('other horizon', ['record 0', '1 actions', '6', '--card']),
+    ('no answer', ['record 0', 'one answer']),
     ('no image', ['gone.jpg', '--image_folder']),
+    ('no frame', ['step_2.jpg', 'missing']),
+    ('two prompts', ['prompt', '--card']),
     ('no JSON', ['conversations.json']),
 ])
 def test_bad_input_ends_in_one_line(case, words, model, data, tmp_path, capsys):
@@ -202,15 +211,27 @@ def test_bad_input_ends_in_one_line(case, words, model, data, tmp_path, capsys):
         weights = shutil.copytree(model, tmp_path / 'cut') / 'model.safetensors'
         weights.write_bytes(weights.read_bytes()[:5000])
         command = arguments(tmp_path / 'cut', data, out)
+    elif case in ('no frame', 'two prompts'):
+        copy = shutil.copytree(data, tmp_path / 'copy')
+        if case == 'no frame':
+            (copy / 'train/ep_1/traj_1/step_2.jpg').unlink()
+        else:
+            replace(CARD, template=Template()).save(copy)
+        command = arguments(model, copy, out)
     elif case == 'no JSON':
         (tmp_path / 'conversations.json').write_text('[{')
         CARD.save(tmp_path)
         command = arguments(model, tmp_path / 'conversations.json', out)
     else:
         image = str(data / 'train/ep_0/traj_0/step_0.jpg')
+        def said(prompt, *answer):
+            return {'conversations': [{'value': text} for text in (prompt, *answer)]}
+
         change = {'image count': {'images': [image, image]},
-                  'unknown action': {'conversations': [{'value': '<image> go'},
-                                                       {'value': 'E. Jump'}]},
+                  'unknown action': said('go<image>', 'E. Jump'),
+                  'other prompt': said('<image> go', STOP_SIX),
+                  'other horizon': said('go<image>', 'D. Stop'),
+                  'no answer': said('go<image>'),
                   'no image': {'images': ['gone.jpg']}}[case]
         command = arguments(model, broken_json(data, tmp_path, **change), out)
     assert call('sft', command) == 2

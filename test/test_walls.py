@@ -15,8 +15,11 @@ MAY_IMPORT = {
     'vlnr1_ros.navigation': set(),
     'vlnr1_ros.policy': {'vlnr1_ros.navigation', 'vlnr1_ros.resources'},
     'vlnr1_ros.motion': {'vlnr1_ros.navigation', 'vlnr1_ros.motion.plan'},
+    # recordings are read by training, written by a node and cut like the motion of a robot
+    'vlnr1_ros.bags': {'vlnr1_ros.navigation', 'vlnr1_ros.motion', 'vlnr1_ros.motion.plan'},
     'vlnr1_ros.nodes': {'vlnr1_ros.navigation', 'vlnr1_ros.policy', 'vlnr1_ros.motion',
-                        'vlnr1_ros.motion.plan', 'vlnr1_ros.nodes.messages',
+                        'vlnr1_ros.motion.plan', 'vlnr1_ros.bags', 'vlnr1_ros.nodes.messages',
+                        'vlnr1_ros.nodes.lean_executor',
                         'vlnr1_ros.nodes.runtime', 'vlnr1_ros.resources', 'vlnr1_ros.command'},
     'vlnr1_ros.resources': {'vlnr1_ros.navigation'},
     'vlnr1_ros.command': {'vlnr1_ros.navigation'},
@@ -30,8 +33,8 @@ MAY_IMPORT = {
                        'sim_bridge', 'sim_bridge.ros.graph', 'vlnr1_ros.nodes.messages',
                        'vlnr1_ros.nodes.runtime', 'vlnr1_ros.nodes.lean_executor',
                        'vlnr1_ros.motion.plan'},
-    'vlnr1_ros.nodes.messages': {'vlnr1_ros.navigation', 'vlnr1_ros.motion',
-                                 'vlnr1_ros.motion.plan'},
+    'vlnr1_ros.nodes.messages': {'vlnr1_ros.navigation', 'vlnr1_ros.bags',
+                                 'vlnr1_ros.motion', 'vlnr1_ros.motion.plan'},
     'vlnr1_ros.nodes.runtime': {'vlnr1_ros.navigation', 'vlnr1_ros.nodes.lean_executor',
                                 'vlnr1_ros.command'},
     'vlnr1_ros.nodes.lean_executor': set(),
@@ -39,7 +42,7 @@ MAY_IMPORT = {
     # the names of the graph's modules and parameters; it imports no ROS
     'sim_bridge.ros.graph': {'vlnr1_ros.navigation', 'vlnr1_ros.resources', 'sim_bridge'},
     'training': {'vlnr1_ros.navigation', 'vlnr1_ros.policy', 'vlnr1_ros.resources',
-                 'vlnr1_ros.command', 'sim_bridge'},
+                 'vlnr1_ros.command', 'vlnr1_ros.bags', 'sim_bridge'},
 }
 # the parts that run ROS may be used by nothing else but the programs that show the graph
 ROS_PARTS = ('vlnr1_ros.nodes', 'sim_bridge.ros')

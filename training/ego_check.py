@@ -9,6 +9,7 @@ The turn angle and the offset between a frame and its first label are measured f
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from training.ego_dataset import EgoDataset, EpisodeRecord
 from training.ego_motion import motion_between, turn_between
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.camera import Camera
-from vlnr1_ros.navigation.card import NavigationCard
+from vlnr1_ros.navigation.card import FILE_NAME, NavigationCard
 from vlnr1_ros.navigation.errors import UserError
 
 OFFSETS = (-1, 0, 1, 2)
@@ -112,6 +113,18 @@ def _judge(found: Findings, data: EgoDataset):
         found.faults.append(f'{1 - found.padded:.0%} of the labels past the end are not stop')
 
 
+def prompt_faults(card: NavigationCard) -> list[str]:
+    """Angles and lengths that the prompt names and the actions do not have, in words."""
+    text = card.template.text
+    said = {'turn_deg': re.findall(r'[Tt]urn (?:left|right) ([\d.]*\d) deg', text),
+            'forward_m': [float(cm) / 100
+                          for cm in re.findall(r'[Ff]orward ([\d.]*\d) cm', text)]}
+    return [f'the prompt says {name} {float(value):g}, the actions have '
+            f'{getattr(card.action_set, name):g}' for name, values in said.items()
+            for value in dict.fromkeys(values)
+            if abs(float(value) - getattr(card.action_set, name)) > 1e-6]
+
+
 def report(found: Findings) -> str:
     """The findings as text."""
     turn = '-' if found.turn_deg is None else f'{found.turn_deg:g}'
@@ -133,7 +146,8 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add('folder', type=Path, help='VLN-Ego samples')
     add('--split', default='train', help='which split (default: train)')
-    add('--card', help='checkpoint whose actions, horizon and frames the samples must serve')
+    add('--card', help='checkpoint whose actions, horizon and frames the samples must serve\n'
+        '(default: the card in the folder, where it has one)')
     add('--episodes', type=int, default=20, help='measure this many (default: 20)')
     add('--seed', type=int, default=0, help='draws them')
     args = parser.parse_args(argv)
@@ -141,9 +155,11 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f'--episodes {args.episodes} must be 1 or more')
     data = EgoDataset(args.folder, args.split)
     found = inspect(data, args.episodes, args.seed)
-    if args.card:
+    card_folder = args.card or ((args.folder / FILE_NAME).is_file() and args.folder)
+    if card_folder:
         try:
-            found.faults += data.check(NavigationCard.load(args.card))
+            card = NavigationCard.load(card_folder)
+            found.faults += data.check(card) + prompt_faults(card)
         except UserError as error:
             found.faults.append(str(error))
     print(report(found))

@@ -58,7 +58,9 @@ class EpisodeRecord:
 class EgoDataset:
     """Every episode of one split of one or several VLN-Ego folders with the same actions.
 
-    ``decisions`` is an int32 (N, 2) array of (episode, frame): all decisions there are.
+    ``decisions`` is an int32 (N, 2) array of (episode, frame): all decisions there are, folder by
+    folder, ``folder_sizes`` how many of each. The folders' ``cameras`` may differ, as those of R2R
+    and RxR do.
     """
 
     def __init__(self, folders: str | os.PathLike | Sequence, split: str = 'train',
@@ -69,13 +71,16 @@ class EgoDataset:
         all_settings = [EgoSettings.load(root) for root in roots]
         self.settings = all_settings[0]
         for root, settings in zip(roots, all_settings):
-            for name in ('action_set', 'horizon', 'camera', 'frame_width', 'frame_height'):
+            for name in ('action_set', 'horizon', 'frame_width', 'frame_height'):
                 ours, theirs = getattr(self.settings, name), getattr(settings, name)
                 if ours != theirs:
                     raise UserError(f'{root} has {name} {theirs}, {roots[0]} has {ours}; '
                                     'they cannot be mixed')
-        self.episodes = [e for root in roots for e in _read_episodes(Path(root) / split)
-                         if not tiers or e.tier in tiers]
+        self.cameras = [settings.camera for settings in all_settings]
+        by_root = [[e for e in _read_episodes(Path(root) / split)
+                    if not tiers or e.tier in tiers] for root in roots]
+        self.folder_sizes = [sum(map(len, episodes)) for episodes in by_root]
+        self.episodes = [e for episodes in by_root for e in episodes]
         if not self.episodes:
             which = f' of tier {" or ".join(tiers)}' if tiers else ''
             raise UserError(f'no episode{which} in split {split!r} of '
@@ -102,7 +107,8 @@ class EgoDataset:
             raise UserError(f'the card wants frames of {card.frame_width}x{card.frame_height}, '
                             f'the data has {ours.frame_width}x{ours.frame_height}; make the '
                             'samples with a larger --frame-size')
-        return card.camera.differences(ours.camera)
+        return list(dict.fromkeys(difference for camera in self.cameras
+                                  for difference in card.camera.differences(camera)))
 
     def sample(self, episode: int, t: int, card: NavigationCard) -> dict:
         """One decision: the sentence, what was seen, what to do.
@@ -139,6 +145,11 @@ def _read_episodes(split_folder: Path) -> list[EpisodeRecord]:
             instruction = (folder / 'instruction.txt').read_text(encoding='utf-8')
             if labels.shape[:1] != actions.shape or not len(actions):
                 raise ValueError(f'{len(actions)} actions but {len(labels)} labels')
+            files = set(os.listdir(folder))
+            lost = [name for name in (f'step_{i}.jpg' for i in range(len(actions)))
+                    if name not in files]
+            if lost and 'frames.npy' not in files:
+                raise ValueError(f'{lost[0]} is missing')
         except (OSError, ValueError) as error:
             raise UserError(f'{folder} is damaged ({error}); delete it and run vlnr1 ego '
                             'again') from None

@@ -29,6 +29,7 @@ from vlnr1_ros.navigation.errors import UserError
 
 SETTINGS_FILE = 'ego.json'
 IMAGE_FORMATS = ('jpg', 'npy')
+EPISODE_PREFIX, TRAJECTORY_PREFIX = 'ep_', 'traj_'
 PARTIAL_PREFIX = '.partial_'
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Full chroma resolution: instructions name colours, and at model size an object is a few pixels.
@@ -40,9 +41,10 @@ JPEG_SETTINGS = [cv2.IMWRITE_JPEG_QUALITY, 95,
 class EgoSettings:
     """Everything that decides what an episode's files hold; equal for a whole root folder.
 
-    ``source`` is 'replay' (the expert acts), 'noise' (bursts of random actions) or 'policy' (a
-    policy acts). Frames are stored at ``frame_width`` x ``frame_height`` pixels. ``preset`` names
-    the benchmark; the agent's size, sliding and the expert's path are its.
+    ``source`` is 'replay' (the expert acts), 'noise' (bursts of random actions), 'policy' (a
+    policy acts) or 'import' (made by other programs). Frames are stored at ``frame_width`` x
+    ``frame_height`` pixels. ``preset`` names the benchmark; the agent's size, sliding and the
+    expert's path are its.
     """
 
     action_set: ActionSet = field(default_factory=ActionSet)
@@ -138,7 +140,8 @@ def episode_folder(root: Path, split: str, episode_id: str, trajectory_id: str) 
         if not name or any(c in name for c in '/\\\0') or name.startswith('.'):
             raise UserError(f'{name!r} cannot be part of a folder name; give the episodes ids '
                             'of letters and digits')
-    return root / split / f'ep_{episode_id}' / f'traj_{trajectory_id}'
+    return (root / split / f'{EPISODE_PREFIX}{episode_id}'
+            / f'{TRAJECTORY_PREFIX}{trajectory_id}')
 
 
 def write_episode(root: Path, split: str, episode: EgoEpisode, image_format: str) -> Path:

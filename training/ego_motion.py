@@ -7,14 +7,20 @@ be measured, whatever the labels say.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import cv2
 import numpy as np
 
 from vlnr1_ros.navigation.actions import Action
-from vlnr1_ros.navigation.camera import Camera
+from vlnr1_ros.navigation.camera import Camera, resize
 
-ANGLES_DEG = tuple(range(5, 61))
+SMALLEST_DEG, LARGEST_DEG = 5, 60
+COARSE_DEG = 3
+"""Angles are first tried at this distance, then every degree around the best."""
+WIDEST = 160
+"""Pixels to which wider frames are reduced: a degree is one or two of them, which is enough."""
+WARP = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 FLAT = 4.0
 """Standard deviation of grey levels below which a view has nothing to compare."""
 ALIKE = 0.9
@@ -26,18 +32,24 @@ def warped(frame: np.ndarray, turn_deg: float, camera: Camera) -> tuple[np.ndarr
 
     Returns (image, valid): float32 (H, W), and bool (H, W) where the old frame could see.
     """
-    height, width = frame.shape
-    focal = width / 2 / math.tan(math.radians(camera.hfov_deg) / 2)
+    from_new, seen = _turned(frame.shape, turn_deg, camera.hfov_deg)
+    image = cv2.warpPerspective(frame.astype(np.float32), from_new, frame.shape[::-1], flags=WARP)
+    return image, seen
+
+
+@lru_cache(maxsize=256)
+def _turned(shape, turn_deg, hfov_deg):
+    """(3, 3) from pixels after a turn to those before, and where the old frame could see."""
+    height, width = shape
+    focal = width / 2 / math.tan(math.radians(hfov_deg) / 2)
     inner = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
     angle = math.radians(turn_deg)
     # a ray of the new camera, seen by the old one: camera axes are right, down, forward
     turn = np.array([[math.cos(angle), 0, -math.sin(angle)], [0, 1, 0],
                      [math.sin(angle), 0, math.cos(angle)]])
     from_new = inner @ turn @ np.linalg.inv(inner)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    image = cv2.warpPerspective(frame.astype(np.float32), from_new, (width, height), flags=flags)
-    seen = cv2.warpPerspective(np.ones_like(image), from_new, (width, height), flags=flags)
-    return image, seen > 0.999
+    seen = cv2.warpPerspective(np.ones(shape, np.float32), from_new, (width, height), flags=WARP)
+    return from_new, seen > 0.999
 
 
 def likeness(before: np.ndarray, after: np.ndarray, turn_deg: float, camera: Camera) -> float:
@@ -59,8 +71,13 @@ def turn_between(before: np.ndarray, after: np.ndarray, camera: Camera) -> float
     grey = _grey(before, after)
     if grey is None:
         return None
-    found = {angle: likeness(*grey, angle, camera)
-             for angle in (0, *ANGLES_DEG, *(-angle for angle in ANGLES_DEG))}
+    sizes = range(SMALLEST_DEG, LARGEST_DEG + 1, COARSE_DEG)
+    found = {angle: likeness(*grey, angle, camera) for size in sizes for angle in (size, -size)}
+    best = max(found, key=found.get)
+    near = (best + d for d in range(1 - COARSE_DEG, COARSE_DEG))
+    found |= {angle: likeness(*grey, angle, camera) for angle in near
+              if SMALLEST_DEG <= abs(angle) <= LARGEST_DEG}
+    found[0] = likeness(*grey, 0, camera)
     best = max(found, key=found.get)
     return float(best) if found[best] >= ALIKE else 0.0
 
@@ -82,5 +99,10 @@ def motion_between(before: np.ndarray, after: np.ndarray, turn_deg: float,
 
 
 def _grey(*frames):
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    grey = [cv2.cvtColor(_small(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
     return None if min(image.std() for image in grey) < FLAT else grey
+
+
+def _small(frame):
+    height, width = frame.shape[:2]
+    return frame if width <= WIDEST else resize(frame, WIDEST, max(1, WIDEST * height // width))

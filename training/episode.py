@@ -1,6 +1,7 @@
 """One closed-loop episode: the loop that evaluation shares with everybody who runs a policy."""
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,18 +52,34 @@ def run_episode(environment: Environment, episode_id: str, policy: Policy, seed:
     none. `instruction` replaces the episode's own
     (the goal stays the episode's). `seed` and the episode's id fix all that is random.
     """
-    check_actions(policy.card, environment.config)
+    episode = decisions_of(environment, episode_id, policy.card)
+    history = next(episode)
+    policy.reset(instruction or environment.episode.instruction, episode_seed(seed, episode_id))
+    while True:
+        plan = policy.plan(history)
+        try:
+            history = episode.send(plan)
+        except StopIteration as end:
+            return end.value
+
+
+def decisions_of(environment: Environment, episode_id: str,
+                 card: NavigationCard) -> Generator[History, list[Action], EpisodeRun]:
+    """An episode that asks for its decisions: yields the history, is sent a plan, and returns
+    what happened. For whoever runs several episodes side by side.
+    """
+    check_actions(card, environment.config)
     seen = environment.reset(episode_id)
     episode = environment.episode
-    policy.reset(instruction or episode.instruction, episode_seed(seed, episode_id))
-    history = History(policy.card.frame_width, policy.card.frame_height)
-    dark = np.zeros((policy.card.frame_height, policy.card.frame_width, 3), np.uint8)
+    history = History(card.frame_width, card.frame_height)
+    dark = np.zeros((card.frame_height, card.frame_width, 3), np.uint8)
     history.add(dark if seen.rgb is None else seen.rgb)
     actions: list[int] = []
     poses = [_pose(seen)]
     decisions = 0
     while not seen.episode_over:
-        plan = [int(action) for action in policy.plan(history)[:policy.card.execute]]
+        wanted = yield history
+        plan = [int(action) for action in wanted[:card.execute]]
         decisions += 1
         for action, seen in zip(plan, environment.steps(plan)):
             actions.append(action)

@@ -23,6 +23,7 @@ import numpy as np
 from sim_bridge.client import load_split
 from sim_bridge.environment import Episode
 from training import ray_workers, results
+from training.batch_runner import BatchRunner
 from training.episode import check_actions
 from training.evaluate_config import (
     EXPERT,
@@ -82,7 +83,8 @@ def evaluate(config: EvaluateConfig) -> tuple[dict, list[dict]]:
                         f'of split {config.split} do not tell how far they are')
     job = Job(policy, card, environment, config.swap, config.seed, config.device,
                distances, config.habitat_python, ros_mode(config), config.imperfections,
-               config.replan, config.decision_time, config.execute)
+               config.dtype, config.plain, config.batch, config.replan, config.decision_time,
+               config.execute)
     settings = result_settings(config, policy, environment)
     lines = _run(job, chosen, results.ResultFile(result_path(config), settings), config)
     return settings, lines
@@ -94,8 +96,8 @@ def _run(job, chosen, file, config):
     outcomes = _outcomes(_groups(missing), job, config)
     try:
         with progress_bar(name_of(job.policy), len(ids), len(ids) - len(missing)) as bar:
-            for outcome in outcomes:
-                file.add(outcome.result or {'episode_id': outcome.task, 'error': outcome.error})
+            for line in (line for outcome in outcomes for line in _lines(outcome)):
+                file.add(line)
                 bar.set_postfix_str(_so_far(file.lines(ids)), refresh=False)
                 bar.update()
         file.finish(ids)
@@ -105,7 +107,16 @@ def _run(job, chosen, file, config):
     return file.lines(ids)
 
 
+def _lines(outcome):
+    """Of one episode, or of those that a batch ran."""
+    if isinstance(outcome.task, str):
+        return [outcome.result or {'episode_id': outcome.task, 'error': outcome.error}]
+    return outcome.result or [{'episode_id': id_, 'error': outcome.error} for id_ in outcome.task]
+
+
 def _outcomes(groups, job, config):
+    if config.batch > 1:
+        groups = [[tuple(group)] for group in groups]
     if config.ray:
         gpu = (config.device or '').startswith('cuda')
         return ray_workers.run_tasks(groups, _start, (job,), config.workers, config.ray, gpu)
@@ -114,6 +125,8 @@ def _outcomes(groups, job, config):
 
 def _start(job):
     """What a worker process runs episodes with."""
+    if job.batch > 1:
+        return BatchRunner(job)
     if job.mode is None:
         return Runner(job)
     from training.through_ros import GraphRunner

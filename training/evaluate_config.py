@@ -21,6 +21,7 @@ EXPERT = 'expert'
 HASHED_BYTES = 1 << 20
 VELOCITY = 'velocity'
 AFTER, DURING = 'after', 'during'   # when the navigator decides
+DTYPES = ('float32', 'bfloat16', 'float16', 'auto')
 MODES = ('discrete', VELOCITY)   # of the ROS graph
 FROM_PRESET = ('dataset', 'turn_deg', 'forward_m', 'agent_radius_m', 'agent_height_m',
                'allow_sliding', 'max_steps', 'success_distance_m')
@@ -102,6 +103,14 @@ class EvaluateConfig:
         'Python interpreter that has habitat-lab, e.g. of a conda environment. Default: this one'})
     device: Optional[str] = field(default=None, metadata={'help':
         "the checkpoint's device, e.g. cuda:0. Default: a GPU if there is one"})
+    dtype: Optional[str] = field(default=None, metadata={'help':
+        f"of the checkpoint's weights: {', '.join(DTYPES)} (as stored). Default: float32 on a "
+        'CPU, otherwise as stored'})
+    batch: int = field(default=1, metadata={'help':
+        'episodes that a process decides at once, each with an environment of its own; pays on a '
+        'GPU'})
+    plain: bool = field(default=False, metadata={'help':
+        'decide with the checkpoint in the plain and slow way, the reference of the usual one'})
     seed: int = field(default=0, metadata={'help': 'draws episodes and random actions'})
 
     def __post_init__(self):
@@ -114,6 +123,13 @@ class EvaluateConfig:
         if self.episodes < 0 or self.workers < 0 or self.max_steps < 1:
             raise UserError(f'episodes {self.episodes} and workers {self.workers} must not be '
                             f'negative, max_steps {self.max_steps} at least 1')
+        if self.dtype not in (None, *DTYPES):
+            raise UserError(f'dtype {self.dtype!r} is unknown; give one of {", ".join(DTYPES)}')
+        if self.batch < 1 or self.batch > 1 and (self.plain or self.through_ros):
+            raise UserError(f'batch is {self.batch}; give 1 or more, and 1 with --plain and '
+                            '--through-ros')
+        if self.plain and self.through_ros:
+            raise UserError('--plain is for runs in process: leave --through-ros out')
         ros_mode(self)
 
 
@@ -242,6 +258,8 @@ def result_settings(config: EvaluateConfig, policy: str, environment: Environmen
         **({'replan': config.replan} if config.replan != AFTER else {}),
         **({'decision_time': config.decision_time} if config.decision_time else {}),
         **({'execute': config.execute} if config.execute else {}),
+        **({'dtype': config.dtype} if config.dtype else {}),
+        **({'plain': True} if config.plain else {}),
     }
 
 

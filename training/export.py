@@ -1,11 +1,7 @@
 """VLN-Ego samples as conversation JSON: the format of the published VLN-Ego files.
 
-One record per decision, `<image>` standing for each frame, the current one last:
-
-    {"conversations": [{"from": "human", "value": PROMPT}, {"from": "gpt", "value": ACTIONS}],
-     "images": ["train/ep_1/traj_1/step_0.jpg", ...]}
-
-Image paths are relative to the JSON file. The card that made the prompts is written beside it.
+One record per decision (training/conversation_file.py). Image paths are relative to the JSON file.
+The card that made the prompts is written beside it.
 """
 from __future__ import annotations
 
@@ -14,13 +10,12 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from training.conversation_file import IMAGE
 from training.ego_dataset import EgoDataset
 from training.ego_files import PARTIAL_PREFIX, write_error
 from vlnr1_ros.navigation.card import FILE_NAME, NavigationCard
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.navigation.prompt import check_instruction
-
-IMAGE = '<image>'
 
 
 def conversation(record, t: int, card: NavigationCard, base: Path) -> dict:

@@ -176,8 +176,11 @@ def main(argv: list[str] | None = None) -> int:
     trainer = PackedTrainer(
         model=model, args=config, train_dataset=numbers, processing_class=processor,
         data_collator=PackedCollator(stream, packer, args.seed), compiled=args.compile)
-    resumable = any(run.glob('checkpoint-*/trainer_state.json'))
-    trainer.train(resume_from_checkpoint=resumable)
+    # the file that is written last
+    states = run.glob('checkpoint-*/trainer_state.json')
+    last = max((state.parent for state in states), default=None,
+               key=lambda folder: int(folder.name.split('-')[1]))
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     if trainer.is_world_process_zero():
         # TRL leaves its own forward on the instance: a fresh one is written.
         trained = Qwen2VLForConditionalGeneration(model.config)

@@ -1,19 +1,68 @@
-"""TRL's trainers, made to resume Qwen-VL runs."""
+"""TRL's trainers, made to resume Qwen-VL runs, whatever cut them short."""
 from __future__ import annotations
 
+import math
+import shutil
+from pathlib import Path
+
 from peft import PeftModel
-from transformers import AutoModelForImageTextToText
+from safetensors import SafetensorError
+from transformers import AutoModelForImageTextToText, ProgressCallback
 from trl import GRPOTrainer, SFTTrainer
 from trl.trainer.utils import RepeatSampler
 
+from vlnr1_ros.navigation.errors import UserError
+
+# how torch.save ends when nothing more can be written: no errno, no word of a disk
+TORCH_CANNOT_WRITE = ('inline_container', 'PytorchStreamWriter')
+
 
 class _Resumable:
-    """A trainer whose resumed runs have the checkpoint's weights.
+    """A trainer that ends with one clear line and goes on from its last checkpoint.
 
     Saving a Qwen-VL model renames its parameters to the published names, and only from_pretrained
     turns them back. The stock trainer loads the file by name, finds no name it knows, warns, and
     would train on from the weights the run began with.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.pop_callback(ProgressCallback):
+            self.add_callback(_Progress)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """The norm of all gradients; UserError before one that is no number spoils the weights.
+
+        Every process sees the same norm, so all of them end. A float16 run expects infinite ones.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        if norm is not None and self.accelerator.scaler is None and not math.isfinite(norm):
+            raise UserError(f'the loss or its gradient became {float(norm)} in step '
+                            f'{self.state.global_step + 1}; give a --learning_rate below '
+                            f'{self.args.learning_rate:g}, or look for a broken sample')
+        return norm
+
+    def _save_checkpoint(self, model, trial):
+        """Whole or not at all; UserError where it cannot be written.
+
+        Older checkpoints are left to `CardInCheckpoints`, for until then this one is not whole.
+        """
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        folder = Path(self.args.output_dir) / f'checkpoint-{self.state.global_step}'
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = getattr(error, 'strerror', None) or str(error)
+            if isinstance(error, RuntimeError):
+                if not any(word in reason for word in TORCH_CANNOT_WRITE):
+                    raise
+                reason = 'a file of it was cut short'
+            free_mb = shutil.disk_usage(self.args.output_dir).free / 1e6
+            shutil.rmtree(folder, ignore_errors=True)
+            raise UserError(f'{folder} cannot be written: {reason}, {free_mb:.1f} MB were free '
+                            'there; make room') from error
+        finally:
+            self.args.save_total_limit = limit
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if self.is_fsdp_enabled or isinstance(self.model, PeftModel):
@@ -24,11 +73,22 @@ class _Resumable:
         self.model.load_state_dict(saved.state_dict())
 
 
+class _Progress(ProgressCallback):
+    """A bar whose time left comes from the steps of this run, not from those before it."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Called by the trainer, which has gone on from a checkpoint where steps are done."""
+        super().on_train_begin(args, state, control, **kwargs)
+        self.current_step = state.global_step
+        if self.training_bar is not None:
+            self.training_bar.initial = self.training_bar.n = state.global_step
+
+
 class ResumableTrainer(_Resumable, SFTTrainer):
     """SFT."""
 
 
-class _EpochSampler(RepeatSampler):
+class EpochSampler(RepeatSampler):
     """The order of an epoch depends on the epoch, not on how many the process has seen."""
 
     def set_epoch(self, epoch: int) -> None:
@@ -39,7 +99,17 @@ class _EpochSampler(RepeatSampler):
 class ResumableGrpoTrainer(_Resumable, GRPOTrainer):
     """GRPO."""
 
+    def _generate(self, prompts):
+        try:
+            return super()._generate(prompts)
+        except RuntimeError as error:
+            if 'probability tensor' not in str(error):
+                raise
+            raise UserError('the probabilities of answers are no numbers before step '
+                            f'{self.state.global_step + 1}; give a --learning_rate below '
+                            f'{self.args.learning_rate:g}') from error
+
     def _get_train_sampler(self, dataset=None):
         stock = super()._get_train_sampler(dataset)
-        return _EpochSampler(stock.data_source, stock.mini_repeat_count, stock.batch_size,
+        return EpochSampler(stock.data_source, stock.mini_repeat_count, stock.batch_size,
                              stock.repeat_count, stock.shuffle, stock.seed)

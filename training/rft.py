@@ -3,11 +3,13 @@
     vlnr1 rft --model runs/sft --data ego --output_dir runs/rft
     vlnr1 rft --model models/nano --data ego84 --output_dir runs/nano_rft --learning_rate 1e-5 \
         --per_device_train_batch_size 64 --max_steps 200 --eval_data data
+    vlnr1 rft --model models/nano --data data --closed_loop --output_dir runs/nano_driven \
+        --tiers door --learning_rate 1e-5 --per_device_train_batch_size 128
     accelerate launch -m training.rft --config ...        several GPUs
 
 Answers are sampled for decisions of VLN-Ego and compared with the expert's next actions; no
-simulator takes part. An interrupted run goes on from its last whole checkpoint when the same
-command is given again.
+simulator takes part, unless --closed_loop makes the policy drive (rft_episodes.py). An
+interrupted run goes on from its last whole checkpoint when the same command is given again.
 """
 from __future__ import annotations
 
@@ -16,9 +18,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from trl import TrlParser
-
-from training import rewards
+from training import recipe, rewards, rft_episodes
 from training.closed_loop import ClosedLoop
 from training.resumable import ResumableGrpoTrainer
 from training.rft_config import NavRftConfig, RftArguments
@@ -31,6 +31,7 @@ from training.sft import (
     train,
     trained_card,
 )
+from training.shared_grpo import SharedGrpoTrainer
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
@@ -81,16 +82,32 @@ def prepare(config: NavRftConfig, processor, card: NavigationCard) -> None:
     processor.tokenizer.padding_side = 'left'
 
 
-def make_trainer(arguments: RftArguments,
-                 config: NavRftConfig) -> tuple[ResumableGrpoTrainer, NavigationCard]:
-    """The trainer, ready to run, and the card of what it will produce."""
+def trainer_class(config: NavRftConfig, model) -> type[ResumableGrpoTrainer]:
+    """The trainer whose answers share their prompt, where sampling and attention allow it."""
+    shared = not config.use_vllm and model.config._attn_implementation == 'sdpa'
+    return SharedGrpoTrainer if shared else ResumableGrpoTrainer
+
+
+def make_trainer(arguments: RftArguments, config: NavRftConfig,
+                 kind: type | None = None) -> tuple[ResumableGrpoTrainer, NavigationCard]:
+    """The trainer, ready to run, and the card of what it will produce.
+
+    kind: its class; by default the fastest that the settings allow.
+    """
     if (Path(arguments.model) / ADAPTER_FILE).is_file():
         raise UserError(f'{arguments.model} is an adapter; RFT starts from, and stays near, a '
                         'whole checkpoint: the one that vlnr1 sft --lora wrote')
-    rows, card = load_data(arguments, config.seed, as_column=True)
+    more = {}
+    if arguments.closed_loop:
+        rows, card, more['drivers'] = rft_episodes.load_episodes(arguments, config)
+        more['run_decisions'] = arguments.run_decisions
+        functions, config.reward_weights = rft_episodes.reward_functions(arguments)
+        kind = rft_episodes.EpisodeGrpoTrainer
+    else:
+        rows, card = load_data(arguments, config.seed, as_column=True)
+        functions, config.reward_weights = reward_functions(arguments, card)
     model, processor = load_model(arguments)
     prepare(config, processor, card)
-    functions, config.reward_weights = reward_functions(arguments, card)
     # RFT stays near the model it began with, and so does the threshold of stop.
     card = replace(trained_card(card, 'rft', arguments, config, 'num_generations', 'beta',
                                 'epsilon', 'loss_type', 'temperature', 'scale_rewards'),
@@ -98,25 +115,24 @@ def make_trainer(arguments: RftArguments,
     callbacks = [CardInCheckpoints(card)]
     if arguments.eval_data:
         callbacks.append(ClosedLoop(arguments, Path(config.output_dir)))
-    trainer = ResumableGrpoTrainer(
+    trainer = (kind or trainer_class(config, model))(
         model=model, args=config, train_dataset=rows, processing_class=processor,
-        reward_funcs=functions, peft_config=adapters(arguments), callbacks=callbacks)
+        reward_funcs=functions, peft_config=adapters(arguments), callbacks=callbacks, **more)
     return trainer, card
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line of this module."""
-    return train(*parse(argv), make_trainer, 'decisions')
+    arguments, config = parse(argv)
+    return train(arguments, config, make_trainer,
+                 'episodes' if arguments.closed_loop else 'decisions')
 
 
 def parse(argv: list[str] | None = None) -> tuple[RftArguments, NavRftConfig]:
     """Settings from ``--config FILE.yaml`` with flags on top."""
-    parser = TrlParser((RftArguments, NavRftConfig), prog='vlnr1 rft')
-    try:
-        arguments, config = parser.parse_args_and_config(argv)
-        set_accumulation(config)
-    except (ValueError, OSError) as error:
-        raise UserError(str(error)) from None
+    arguments, config = recipe.parse((RftArguments, NavRftConfig), 'vlnr1 rft',
+                                     sys.argv[1:] if argv is None else argv)
+    set_accumulation(config)
     return arguments, config
 
 

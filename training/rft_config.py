@@ -1,6 +1,7 @@
 """Settings of `vlnr1 rft`: data and reward (ours), and how to train (TRL's GRPOConfig)."""
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +27,22 @@ class RftArguments(SftArguments):
         'weight of one more reward: 1 for an answer of exactly n actions (ours, off)'})
     stop_weight: float = field(default=0.0, metadata={'help':
         "weight of one more reward: 1 where the first stop is the expert's (ours, off)"})
+    closed_loop: bool = field(default=False, metadata={'help':
+        'the policy drives in the apartments of --data, and a group is several runs of one '
+        'episode, worth progress, success and path efficiency (ours, not of the paper)'})
+    run_decisions: int = field(default=8, metadata={'help':
+        'closed loop: decisions of a run that are trained on; the batch must be a multiple of '
+        'num_generations times this'})
+    run_max_steps: int = field(default=150, metadata={'help':
+        'closed loop: actions after which a run ends'})
+    environments: int = field(default=16, metadata={'help':
+        'closed loop: how many drive side by side in a process'})
+    progress_weight: float = field(default=1.0, metadata={'help':
+        'closed loop: weight of the share of the way that was made good'})
+    success_weight: float = field(default=1.0, metadata={'help':
+        'closed loop: weight of stopping at the goal'})
+    efficiency_weight: float = field(default=1.0, metadata={'help':
+        'closed loop: weight of success by path length'})
     eval_data: str | None = field(default=None, metadata={'help':
         'folder with datasets/ and scene_datasets/: every saved checkpoint is tried there in '
         'closed loop, and the one with the best SPL is kept in OUTPUT_DIR/best'})
@@ -39,11 +56,17 @@ class RftArguments(SftArguments):
 
     def __post_init__(self):
         rewards.sequence_reward(self.reward, [], [0], self.gamma)
-        for name in ('format_weight', 'stop_weight'):
+        for name in ('format_weight', 'stop_weight', 'progress_weight', 'success_weight',
+                     'efficiency_weight'):
             if not 0.0 <= getattr(self, name) <= 100.0:
                 raise UserError(f'{name} is {getattr(self, name)}; give 0 to 100')
-        if self.eval_episodes < 1:
-            raise UserError(f'eval_episodes is {self.eval_episodes}; give 1 or more')
+        for name in ('eval_episodes', 'run_decisions', 'run_max_steps', 'environments'):
+            if getattr(self, name) < 1:
+                raise UserError(f'{name} is {getattr(self, name)}; give 1 or more')
+        if self.closed_loop and not (self.progress_weight or self.success_weight
+                                     or self.efficiency_weight):
+            raise UserError('progress_weight, success_weight and efficiency_weight are all 0: '
+                            'nothing would be worth anything')
 
 
 @dataclass
@@ -75,6 +98,9 @@ class NavRftConfig(GRPOConfig):
         if self.num_generations < 2:
             raise UserError(f'num_generations is {self.num_generations}; an advantage needs a '
                             'group of 2 or more')
+        if self.beta < 0.0:
+            raise UserError(f'beta is {self.beta}; a KL weight is 0 or more')
+        self._check_groups()
         gpu = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:
             self.bf16 = gpu and not self.fp16
@@ -82,3 +108,18 @@ class NavRftConfig(GRPOConfig):
             self.gradient_checkpointing = gpu
         self.remove_unused_columns = False
         super().__post_init__()
+
+    def _check_groups(self):
+        """All answers of an update are sampled at once; they must make whole groups."""
+        one_pass = self.per_device_train_batch_size * int(os.environ.get('WORLD_SIZE', 1))
+        if self.generation_batch_size is not None:
+            return   # the trainer's own check says all there is to say
+        if self.steps_per_generation is None and self.global_batch is not None:
+            self.steps_per_generation = max(1, self.global_batch // one_pass)
+        passes = self.steps_per_generation or self.gradient_accumulation_steps
+        if one_pass * passes % self.num_generations:
+            raise UserError(
+                f'{one_pass * passes} answers an update ({self.per_device_train_batch_size} a '
+                f'process and pass) are no whole groups of num_generations '
+                f'{self.num_generations}; give a multiple of it as per_device_train_batch_size '
+                'or global_batch')

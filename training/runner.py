@@ -22,8 +22,9 @@ class Job:
     """What a worker process needs.
 
     forward_m_of_tier: how far the forward policy goes. mode: of the ROS graph, None in process.
-    imperfections: strength of a driven base's errors. replan, decision_time_s, execute (None: as
-    the card says): the navigator's.
+    imperfections: strength of a driven base's errors. dtype, plain: of `load_policy`. batch:
+    episodes decided at once. replan, decision_time_s, execute (None: as the card says): the
+    navigator's.
     """
 
     policy: str
@@ -36,6 +37,9 @@ class Job:
     habitat_python: str | None = None
     mode: str | None = None
     imperfections: float = 0.0
+    dtype: str | None = None
+    plain: bool = False
+    batch: int = 1
     replan: str = 'after'
     decision_time_s: float = 0.0
     execute: int | None = None
@@ -54,10 +58,13 @@ class Runner:
     def __call__(self, episode_id: str) -> dict:
         """Run one episode; returns its line of the result file."""
         episode = self._episode(episode_id)
-        swap = episode.info.get('swap') if self._job.swap else None
-        run = self._run(episode, swap and swap['instruction_text'])
+        swap = self._swap(episode)
+        return self._line(self._run(episode, swap and swap['instruction_text']), swap)
+
+    def _line(self, run, swap):
+        episode = run.episode
         return {
-            'episode_id': episode_id, 'scene_id': os.path.relpath(
+            'episode_id': episode.episode_id, 'scene_id': os.path.relpath(
                 episode.scene_id, os.path.abspath(self._job.environment.scenes_dir)),
             'tier': episode.info.get('tier'),
             'held_out_wording': bool(episode.info.get('held_out_wording')),
@@ -67,6 +74,9 @@ class Runner:
             **self._of_time(run),
             **self._for_leaderboard(run),
         }
+
+    def _swap(self, episode):
+        return episode.info.get('swap') if self._job.swap else None
 
     def _episode(self, episode_id):
         return self._environment.episode_by_id(episode_id)
@@ -114,7 +124,7 @@ def _policy(job, environment, tier):
         return load_policy(job.policy, card=job.card)
     if is_url(job.policy):
         return load_policy(job.policy)
-    return load_policy(job.policy, device=job.device)
+    return load_policy(job.policy, job.plain, device=job.device, dtype=job.dtype)
 
 
 def tier_of(episode: Episode) -> str:

@@ -1,6 +1,6 @@
 """Supervised fine-tuning of any Qwen-VL checkpoint on VLN-Ego samples, with TRL's SFTTrainer.
 
-    vlnr1 sft --config training/configs/sft_qwen2vl_2b.yaml --data ego --output_dir runs/sft
+    vlnr1 sft --config training/configs/sft_2b_r2r.yaml --data ego_r2r
     vlnr1 sft --model models/nano --data ego84 --output_dir runs/nano --max_steps 100
     accelerate launch -m training.sft --config ...        several GPUs
 
@@ -9,6 +9,7 @@ the same command is given again.
 """
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from dataclasses import asdict, replace
@@ -17,14 +18,18 @@ from pathlib import Path
 import numpy as np
 from peft import LoraConfig
 from transformers import TrainerCallback
-from trl import SFTTrainer, TrlParser
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.trainer_utils import rotate_checkpoints
+from trl import SFTTrainer
 
+from training import recipe
 from training.checkpoint import save_checkpoint
 from training.ego_dataset import EgoDataset
 from training.export import default_card
 from training.resumable import ResumableTrainer
 from training.sft_config import NavSftConfig, SftArguments
 from training.sft_data import conversation_rows, ego_rows
+from vlnr1_ros.command import system_error_text
 from vlnr1_ros.navigation.card import FILE_NAME, NavigationCard
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.policy import lvlm
@@ -32,7 +37,10 @@ from vlnr1_ros.policy.processor import NavProcessor
 
 
 class CardInCheckpoints(TrainerCallback):
-    """Writes the card into each checkpoint after everything else, which marks it as whole."""
+    """Writes the card into each checkpoint after everything else, which marks it as whole.
+
+    Only then are older ones deleted (`save_total_limit`), so that there is always a whole one.
+    """
 
     def __init__(self, card: NavigationCard):
         self._card = card
@@ -41,6 +49,7 @@ class CardInCheckpoints(TrainerCallback):
         """Called by the trainer once a checkpoint is written."""
         if state.is_world_process_zero:
             self._card.save(Path(args.output_dir) / f'checkpoint-{state.global_step}')
+            rotate_checkpoints(args.output_dir, args.save_total_limit)
 
 
 def load_data(arguments: SftArguments, seed: int, as_column: bool = False):
@@ -58,7 +67,7 @@ def load_data(arguments: SftArguments, seed: int, as_column: bool = False):
         if not path.exists():
             raise UserError(f'{path} does not exist; make samples with: vlnr1 ego --data DATA '
                             f'--split {arguments.split} --out {path}')
-    card = _given_card(arguments, paths[0] if is_json else None)
+    card = _given_card(arguments, paths[0].parent if is_json else paths[0])
     if is_json:
         if card is None:
             raise UserError(f'{paths[0]} has no {FILE_NAME} beside it and {arguments.model} has '
@@ -72,18 +81,29 @@ def load_data(arguments: SftArguments, seed: int, as_column: bool = False):
         for difference in data.check(card):
             print(f'warning: in the data the {difference}', file=sys.stderr)
         rows = ego_rows(data, card, as_column)
-    if arguments.limit is not None and arguments.limit < len(rows):
-        rows = rows.select(np.random.default_rng(seed).permutation(len(rows))[:arguments.limit])
+    if arguments.limit is not None:
+        parts = [len(rows)] if is_json else data.folder_sizes
+        rows = rows.select(drawn(parts, arguments.limit, seed))
     return rows, card
 
 
-def _given_card(arguments: SftArguments, json_path: Path | None) -> NavigationCard | None:
+def drawn(parts: list[int], limit: int, seed: int) -> np.ndarray:
+    """Numbers of `limit` rows of each part, all of a smaller one; parts: their lengths."""
+    random, starts = np.random.default_rng(seed), np.cumsum([0, *parts])
+    return np.concatenate([start + random.permutation(count)[:limit]
+                           for start, count in zip(starts, parts)])
+
+
+def _given_card(arguments: SftArguments, data: Path) -> NavigationCard | None:
+    """The card asked for, else the model's, else the one of the data."""
     if arguments.card:
         return NavigationCard.load(arguments.card)
-    for folder in [Path(arguments.model)] + ([json_path.parent] if json_path else []):
-        if (folder / FILE_NAME).is_file():
-            return NavigationCard.load(folder)
-    return None
+    cards = [NavigationCard.load(folder) for folder in (Path(arguments.model), data)
+             if (folder / FILE_NAME).is_file()]
+    if len(cards) == 2 and cards[0].template != cards[1].template:
+        raise UserError(f'the prompt of {arguments.model} is not that of {data}; choose one with '
+                        f'--card {arguments.model} or --card {data}')
+    return cards[0] if cards else None
 
 
 def load_model(arguments: SftArguments):
@@ -139,18 +159,18 @@ def trained_card(card: NavigationCard, method: str, arguments: SftArguments, con
     names = ('learning_rate', 'lr_scheduler_type', 'warmup_steps', 'num_train_epochs',
              'max_steps', 'per_device_train_batch_size', 'gradient_accumulation_steps',
              'world_size', 'bf16', 'seed', *names)
-    recipe = {'method': method, **asdict(arguments),
-              **{name: _plain(getattr(config, name)) for name in names}}
+    settings = {'method': method, **asdict(arguments),
+                **{name: _plain(getattr(config, name)) for name in names}}
     # A stop bias was tuned for the weights before this training.
     return replace(card, stop_bias=0.0, base_model=arguments.model,
-                   training_data=' '.join(arguments.data), recipe=recipe)
+                   training_data=' '.join(arguments.data), recipe=settings)
 
 
 def _plain(value):
     return getattr(value, 'value', value)
 
 
-def save(trainer, card: NavigationCard, lora: bool) -> Path:
+def save(trainer, card: NavigationCard, lora: bool) -> None:
     """Write the checkpoint; the card comes last, so a folder with a card is whole."""
     folder = Path(trainer.args.output_dir)
     if lora:
@@ -161,24 +181,50 @@ def save(trainer, card: NavigationCard, lora: bool) -> Path:
         trainer.save_model()
         if trainer.is_world_process_zero():
             card.save(folder)
-    return folder
 
 
 def train(arguments: SftArguments, config, make_trainer, counted: str) -> int:
     """Make a trainer, run it from where it was cut, save; returns the exit code.
 
-    counted: what its data is called. UserError where the folder holds a finished checkpoint.
+    counted: what its data is called. UserError where the folder holds a finished checkpoint, and
+    where training cannot go on: it names the checkpoint that is left.
     """
     folder = Path(config.output_dir)
     if (folder / FILE_NAME).exists():
         raise UserError(f'{folder} holds a finished checkpoint; give another --output_dir')
+    check_report(config.report_to)
     trainer, card = make_trainer(arguments, config)
     resumed = config.resume_from_checkpoint or last_whole_checkpoint(folder)
-    print(f'{len(trainer.train_dataset)} {counted}, '
-          + (f'going on from {resumed}' if resumed else f'starting from {arguments.model}'))
-    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    print(save(trainer, card, arguments.lora))
+    first = trainer.is_world_process_zero()
+    if first:
+        print(f'{len(trainer.train_dataset)} {counted}, '
+              + (f'going on from {resumed}' if resumed else f'starting from {arguments.model}'))
+    try:
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        save(trainer, card, arguments.lora)
+    except Exception as error:
+        # a process that loads data wraps what it raised into its traceback
+        text = str(error).rsplit('UserError: ', 1)[-1] if isinstance(error, UserError) \
+            else system_error_text(error)
+        if not text:
+            raise
+        last = last_whole_checkpoint(folder)
+        raise UserError(f'{text.strip()}; ' + (
+            f'{last} is whole, and the same command goes on from it' if last else
+            'no checkpoint had been written')) from error
+    if first:
+        print(folder)
     return 0
+
+
+def check_report(names: list[str]) -> None:
+    """UserError for a --report_to that is unknown or whose package is missing."""
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise UserError(f'report_to {name!r} is unknown; choose tensorboard or wandb (or one '
+                            f'of {", ".join(sorted(INTEGRATION_TO_CALLBACK))})')
+        if name in ('tensorboard', 'wandb') and importlib.util.find_spec(name) is None:
+            raise UserError(f'report_to {name}: {name} is not installed: pip install {name}')
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -188,11 +234,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str] | None = None) -> tuple[SftArguments, NavSftConfig]:
     """Settings from ``--config FILE.yaml`` with flags on top."""
-    parser = TrlParser((SftArguments, NavSftConfig), prog='vlnr1 sft')
-    try:
-        return parser.parse_args_and_config(argv)
-    except (ValueError, OSError) as error:
-        raise UserError(str(error)) from None
+    return recipe.parse((SftArguments, NavSftConfig), 'vlnr1 sft',
+                        sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == '__main__':

@@ -21,12 +21,12 @@ class SftArguments:
         'only these tiers of the VLN-Ego folders: room, door, apartment'})
     card: str | None = field(default=None, metadata={'help':
         'folder whose navigation.json decides prompt, history and frame size. Default: the '
-        "model's, else the one beside the conversation JSON, else the default prompt with the "
-        "data's actions and camera"})
+        "model's, else the one in the VLN-Ego folder or beside the conversation JSON, else the "
+        "default prompt with the data's actions and camera"})
     image_folder: str | None = field(default=None, metadata={'help':
         'what image paths of a conversation JSON start from. Default: the folder of the JSON'})
     limit: int | None = field(default=None, metadata={'help':
-        'train on this many samples, drawn by the seed'})
+        'train on this many samples of each VLN-Ego folder or of the JSON, drawn by the seed'})
     dtype: str = field(default='float32', metadata={'help':
         'type the weights are loaded in. float32 lets small updates survive; bfloat16 halves '
         'the memory and suits LoRA', 'choices': ['float32', 'bfloat16']})

@@ -75,8 +75,9 @@ def _graph(job) -> Graph:
     actions = {'forward_m': float(environment.forward_m),
                'turn_deg': float(environment.turn_deg)}
     parameters = {
-        'navigator': {**actions, 'device': job.device or '', 'replan': job.replan,
-                      'decision_time_s': job.decision_time_s, 'execute': job.execute or 0},
+        'navigator': {**actions, 'device': job.device or '', 'dtype': job.dtype or '',
+                      'replan': job.replan, 'decision_time_s': job.decision_time_s,
+                      'execute': job.execute or 0},
         'sim_bridge': {**environment_parameters(environment), 'policy_seed': job.seed,
                        'habitat_python': job.habitat_python or '',
                        'imperfections.strength': float(job.imperfections),

@@ -19,13 +19,19 @@ VERBS = {
     'demo': ('sim_bridge.demo', 'the ROS graph in generated apartments, with videos to look at'),
     'worlds': ('sim_bridge.worlds.generate', 'generate apartments and VLN-CE episodes'),
     'ego': ('training.ego', 'replay the expert into VLN-Ego samples'),
+    'ego import': ('training.ego_import', 'VLN-Ego samples of other programs, mended'),
+    'ego from-bag': ('training.ego_bag', 'recordings of a robot into VLN-Ego samples'),
     'ego check': ('training.ego_check', 'inspect samples by what their images show'),
     'sft': ('training.sft', 'supervised fine-tuning of a Qwen-VL checkpoint'),
     'rft': ('training.rft', 'reinforcement fine-tuning (GRPO) of a checkpoint'),
     'evaluate': ('training.evaluate', 'closed loop over a split, with every VLN-CE metric'),
+    'replay': ('vlnr1_ros.nodes.replay', 'a recording through a policy: where would it decide '
+               'otherwise?'),
     'report': ('training.results', 'the tables of result files again, side by side'),
     'bench sim': ('sim_bridge.bench', 'speed of the environment, side by side with the plain way'),
     'bench bridge': ('sim_bridge.ros.bench', 'latency, lockstep and free run of the ROS bridge'),
+    'bench train': ('training.bench_train', "both stages' speed, side by side with TRL's loop"),
+    'bench decide': ('training.bench', 'how long decisions take, side by side with the plain way'),
     'serve': ('vlnr1_ros.policy.serve', 'a checkpoint behind an OpenAI-compatible URL'),
     'card': ('vlnr1_ros.navigation.card', "write a checkpoint's navigation.json"),
     'doctor': ('vlnr1_ros.doctor', 'what is installed, what is missing, what to do about it'),
@@ -33,7 +39,7 @@ VERBS = {
 
 
 def usage() -> str:
-    verbs = '\n'.join(f'  {verb:<12} {what}' for verb, (_, what) in VERBS.items())
+    verbs = '\n'.join(f'  {verb:<13} {what}' for verb, (_, what) in VERBS.items())
     return f'usage: vlnr1 VERB [...]   (vlnr1 VERB --help says more)\n\n{verbs}\n'
 
 

@@ -18,8 +18,9 @@ BAD_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR,
 # which extra of setup.py brings a module that may be missing
 EXTRA_OF = {
     'torch': 'robot', 'transformers': 'robot', 'cv2': 'robot', 'PIL': 'robot', 'peft': 'robot',
-    'safetensors': 'robot', 'rclpy': 'ros', 'std_msgs': 'ros', 'numba': 'sim', 'shapely': 'sim',
-    'trimesh': 'sim', 'msgpack': 'sim', 'hydra': 'sim', 'omegaconf': 'sim',
+    'safetensors': 'robot', 'rosbags': 'robot', 'rclpy': 'ros', 'std_msgs': 'ros',
+    'numba': 'sim', 'shapely': 'sim', 'trimesh': 'sim', 'msgpack': 'sim', 'hydra': 'sim',
+    'omegaconf': 'sim',
     'gym': 'sim', 'quaternion': 'sim', 'imageio_ffmpeg': 'sim', 'trl': 'train',
     'datasets': 'train', 'accelerate': 'train',
 }

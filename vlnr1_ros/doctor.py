@@ -29,6 +29,7 @@ OK, MISSING, WRONG, NOTE = 'ok', 'missing', 'WRONG', 'note'
 NEEDS = {
     'model': [('torch', 'torch'), ('transformers', 'transformers'), ('peft', 'peft'),
               ('cv2', 'opencv-python-headless'), ('PIL', 'pillow')],
+    'recordings': [('rosbags', 'rosbags')],
     'ROS 2': [('rclpy', 'ros-jazzy-rclpy'), ('nav_msgs', 'ros-jazzy-nav-msgs'),
               ('diagnostic_msgs', 'ros-diagnostic-msgs')],
     'simulator': [('habitat', 'habitat-lab'), ('numba', 'numba'), ('shapely', 'shapely'),
@@ -38,6 +39,7 @@ NEEDS = {
 }
 REMEDIES = {
     'model': "pip install 'vlnr1_ros[robot]'",
+    'recordings': "pip install 'vlnr1_ros[robot]', or [remote]",
     'ROS 2': "source /opt/ros/DISTRO/setup.bash, or pip install 'vlnr1_ros[ros]' (x86_64 Linux)",
     'simulator': "pip install 'vlnr1_ros[sim]', then pip install --no-deps habitat-lab",
     'training': "pip install 'vlnr1_ros[train]'",

@@ -31,9 +31,12 @@ class Topics:
         images = reliable if reliable_images else QoSProfile(
             depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._clock = node.create_publisher(Clock, '/clock', reliable)
-        self._odometry = node.create_publisher(Odometry, 'odom', reliable)
+        # Who records is not waited for, and may lag: what it has not got yet is kept for it.
+        self._odometry = node.create_publisher(Odometry, 'odom', QoSProfile(
+            depth=1000, reliability=ReliabilityPolicy.RELIABLE))
         self._info = node.create_publisher(CameraInfo, 'camera_info', reliable)
-        self._image = node.create_publisher(Image, 'image_raw', images)
+        images_kept = QoSProfile(depth=50, reliability=images.reliability)
+        self._image = node.create_publisher(Image, 'image_raw', images_kept)
         if depth:
             self._depth_info = node.create_publisher(CameraInfo, 'depth/camera_info', reliable)
             self._depth = node.create_publisher(Image, 'depth/image_raw', images)

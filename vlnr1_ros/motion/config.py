@@ -15,54 +15,86 @@ AFTER, DURING = 'after', 'during'
 CHOICES = {'replan': (AFTER, DURING), 'obstacle_source': tuple(OBSTACLE_SOURCES)}
 
 
-def number(default, description: str, unit: str = '', minimum=None, maximum=None):
-    """A dataclass field that knows its unit and range, which become those of a ROS parameter."""
+def number(default, description: str, unit: str = '', minimum=None, maximum=None,
+           read_only: bool = True, constraints: str = ''):
+    """A dataclass field that knows its unit and range, which become those of a ROS parameter.
+
+    read_only: it is read once, at start; otherwise it may be changed while the node runs, within
+    the constraints given in words.
+    """
     return field(default=default, metadata={
-        'description': description, 'unit': unit, 'minimum': minimum, 'maximum': maximum})
+        'description': description, 'unit': unit, 'minimum': minimum, 'maximum': maximum,
+        'read_only': read_only, 'constraints': constraints})
+
+
+def live(default, description: str, unit: str = '', minimum=None, maximum=None):
+    """A :func:`number` that may be changed while the node runs."""
+    return number(default, description, unit, minimum, maximum, read_only=False)
+
+
+def check_ranges(config):
+    """UserError names the first :func:`number` of a dataclass that is out of its range."""
+    for item in fields(config):
+        value, low = getattr(config, item.name), item.metadata['minimum']
+        high, unit = item.metadata['maximum'], item.metadata['unit']
+        if low is not None and not (math.isfinite(value) and low <= value <= high):
+            limits = f'{unit} between {low:g} and {high:g}'.strip()
+            raise UserError(f'{item.name} is {value}; give {limits}')
 
 
 @dataclass(frozen=True)
 class DriverConfig:
-    """Limits, tolerances and timeouts of the driver; UserError names a value out of range."""
+    """Limits, tolerances and timeouts of the driver; UserError names a value out of range.
+
+    What may be changed while it drives is `live`. What it drives (the primitives), what it looks
+    with and when it no longer trusts what it hears are read once: a slip there is dangerous.
+    """
 
     forward_m: float = number(0.25, 'length of one forward primitive', 'm', 0.01, 2.0)
     turn_deg: float = number(30.0, 'angle of one turn primitive', 'deg', 1.0, 90.0)
 
-    max_linear_m_s: float = number(0.3, 'highest forward speed', 'm/s', 0.01, 3.0)
-    max_linear_m_s2: float = number(0.5, 'highest forward acceleration and braking', 'm/s2',
-                                    0.01, 10.0)
-    max_angular_rad_s: float = number(1.0, 'highest turning speed', 'rad/s', 0.01, 6.0)
-    max_angular_rad_s2: float = number(2.0, 'highest turning acceleration and braking', 'rad/s2',
-                                       0.01, 30.0)
-    stop_decel_m_s2: float = number(
-        0.0, 'braking of a fault stop; 0 commands zero at once; turning brakes in proportion',
-        'm/s2', 0.0, 50.0)
+    max_linear_m_s: float = live(0.3, 'highest forward speed; the base never drives backwards',
+                                 'm/s', 0.01, 3.0)
+    max_linear_m_s2: float = live(0.5, 'highest forward acceleration and braking', 'm/s2',
+                                  0.01, 10.0)
+    max_angular_rad_s: float = live(1.0, 'highest turning speed', 'rad/s', 0.01, 6.0)
+    max_angular_rad_s2: float = live(2.0, 'highest turning acceleration and braking', 'rad/s2',
+                                     0.01, 30.0)
+    hard_linear_m_s: float = number(
+        0.0, 'max_linear_m_s can not be raised beyond this; 0: beyond what it is at start', 'm/s',
+        0.0, 3.0)
+    hard_angular_rad_s: float = number(
+        0.0, 'max_angular_rad_s can not be raised beyond this; 0: beyond what it is at start',
+        'rad/s', 0.0, 6.0)
+    stop_decel_m_s2: float = live(
+        0.0, 'braking of a fault stop, and to a lowered limit; 0 does it at once; turning brakes '
+        'in proportion', 'm/s2', 0.0, 50.0)
     min_turn_radius_m: float = number(
         0.0, 'a turn is driven as an arc of this radius; 0 for a base that turns on the spot', 'm',
         0.0, 5.0)
-    reaction_s: float = number(
+    reaction_s: float = live(
         0.2, 'delay from a command to the odometry that shows it, times three; raise it if '
         'primitives overshoot', 's', 0.0, 2.0)
-    tolerance_m: float = number(0.02, 'a forward primitive may end this far from its goal', 'm',
+    tolerance_m: float = live(0.02, 'a forward primitive may end this far from its goal', 'm',
                                 0.001, 0.2)
-    tolerance_deg: float = number(2.0, 'a primitive may end this far from its heading', 'deg',
+    tolerance_deg: float = live(2.0, 'a primitive may end this far from its heading', 'deg',
                                   0.1, 20.0)
-    settle_s: float = number(
+    settle_s: float = live(
         0.5, 'a base that stays within tolerance this long has arrived, even if it creeps', 's',
         0.0, 10.0)
-    stall_timeout_s: float = number(
+    stall_timeout_s: float = live(
         1.5, 'a primitive without progress for this long is blocked and the plan is dropped', 's',
         0.1, 60.0)
-    time_allowance_s: float = number(
+    time_allowance_s: float = live(
         30.0, 'a primitive that takes longer than this, progress or not, drops the plan', 's',
         1.0, 600.0)
 
-    plan_max_age_s: float = number(MAX_AGE_S, 'a plan made from an older image is refused', 's',
+    plan_max_age_s: float = live(MAX_AGE_S, 'a plan made from an older image is refused', 's',
                                    0.1, 600.0)
-    plan_max_shift_m: float = number(
+    plan_max_shift_m: float = live(
         MAX_SHIFT_M, 'a plan is refused if the base moved further since its image', 'm', 0.001,
         1.0)
-    plan_max_shift_deg: float = number(
+    plan_max_shift_deg: float = live(
         MAX_SHIFT_DEG, 'a plan is refused if the base turned further since its image', 'deg', 0.1,
         90.0)
     replan: str = number(
@@ -81,7 +113,7 @@ class DriverConfig:
         0.5, 'stop when the navigator is silent this long', 's', 0.05, 60.0)
     clock_jump_s: float = number(0.5, 'stop when time goes back, or leaps ahead by this much', 's',
                                  0.05, 60.0)
-    stop_repeat_s: float = number(2.0, 'zero velocity is repeated this long after a stop', 's',
+    stop_repeat_s: float = live(2.0, 'zero velocity is repeated this long after a stop', 's',
                                   0.1, 60.0)
 
     obstacle_source: str = number(
@@ -91,9 +123,9 @@ class DriverConfig:
     footprint: str = number(
         '', 'corners of a base that is not round, around base_frame and in order, such as '
         '[[0.3, 0.2], [0.3, -0.2], [-0.3, -0.2], [-0.3, 0.2]] in metres; empty: robot_radius_m')
-    stop_distance_m: float = number(
+    stop_distance_m: float = live(
         0.1, 'stop when the footprint would touch something within this way', 'm', 0.01, 5.0)
-    time_to_collision_s: float = number(
+    time_to_collision_s: float = live(
         1.0, 'stop when the footprint would touch something within this time', 's', 0.0, 10.0)
     scan_min_points: int = number(3, 'so many beams of a scan make an obstacle', '', 1, 1000)
     depth_min_points: int = number(
@@ -119,14 +151,13 @@ class DriverConfig:
         1.4, 'what a depth camera sees higher than this is above the base', 'm', 0.01, 5.0)
 
     def __post_init__(self):
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, (str, bool)):
-                continue
-            low, high = item.metadata['minimum'], item.metadata['maximum']
-            if not (math.isfinite(value) and low <= value <= high):
-                raise UserError(f'{item.name} is {value}; give {item.metadata["unit"]} between '
-                                f'{low:g} and {high:g}')
+        check_ranges(self)
+        for kind in ('linear_m_s', 'angular_rad_s'):
+            highest, hard = getattr(self, f'max_{kind}'), getattr(self, f'hard_{kind}')
+            if not hard:
+                object.__setattr__(self, f'hard_{kind}', highest)   # the dataclass is frozen
+            elif highest > hard:
+                raise UserError(f'max_{kind} is {highest:g}; give at most hard_{kind}, {hard:g}')
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UserError(f'{name} is {getattr(self, name)!r}; give one of '

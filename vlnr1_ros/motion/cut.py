@@ -30,6 +30,11 @@ class Cutter:
         _, self._turn_rad = action_set.displacement(Action.TURN_LEFT)
         self._from = start
 
+    @property
+    def reached(self) -> Pose:
+        """Where the last whole primitive ended: the next one is measured from here."""
+        return self._from
+
     def add(self, pose: Pose) -> list[Action | None]:
         """Primitives completed with this pose, oldest first.
 

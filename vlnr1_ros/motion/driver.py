@@ -6,7 +6,6 @@ plan is dropped, zero is commanded and a new plan is needed to move again.
 """
 from __future__ import annotations
 
-import math
 from collections import deque
 from typing import NamedTuple, Sequence
 
@@ -32,6 +31,8 @@ from .safety import Odometry, Safety
 
 MAX_STEP_S = 0.1  # a control step that comes later than this ramps no further
 RECENT_ACTIONS = 64
+REPLACED = 'replaced by a newer plan'
+ROUNDING = 1e-9
 
 
 class Command(NamedTuple):
@@ -85,6 +86,12 @@ class Driver:
         self._repeat_until_ns = 0
         self._stepped_ns: int | None = None
         self._faulted = False     # brake with stop_decel instead of the ordinary limit
+
+    def configure(self, config: DriverConfig):
+        """Take what is `live` in `config`; it holds from the next control step."""
+        self.config = config
+        self.safety.configure(config)
+        self._drive.configure(config)
 
     @property
     def moving(self) -> bool:
@@ -183,13 +190,17 @@ class Driver:
             dt_s = min(max((now_ns - self._stepped_ns) * 1e-9, 0.0), MAX_STEP_S)
         self._stepped_ns = now_ns
         self._watch(now_ns)
+        share = self._share_of_limits()
         if self._plan is not None:
             self._execute(now_ns, dt_s)
             self._look_ahead(now_ns, dt_s)
         else:
             self._slow_down(dt_s)
+        if self._share_of_limits() > 1.0:   # of limits that were lowered
+            self._shrink(share, 1.0, dt_s)
         command = Command(self._drive.linear.velocity, self._drive.angular.velocity)
-        if not all(math.isfinite(value) for value in command):
+        if not (abs(command.linear_m_s) <= self.config.hard_linear_m_s + ROUNDING
+                and abs(command.angular_rad_s) <= self.config.hard_angular_rad_s + ROUNDING):
             self.stop(now_ns, f'the control law gave {tuple(command)}')
             self._drive.linear.halt()
             self._drive.angular.halt()
@@ -259,16 +270,23 @@ class Driver:
         self._plan = None
 
     def _slow_down(self, dt_s: float):
-        speed_m_s = abs(self._drive.linear.velocity)
-        decel = self.config.stop_decel_m_s2
-        if not (self._faulted and decel):
+        if self._faulted and self.config.stop_decel_m_s2:
+            self._shrink(self._share_of_limits(), 0.0, dt_s)
+        else:
             self._drive.brake(dt_s)
-            return
-        # The whole velocity shrinks together: a turn on the spot as if its rim were driven.
-        full = max(speed_m_s / self.config.max_linear_m_s,
+
+    def _share_of_limits(self) -> float:
+        return max(abs(self._drive.linear.velocity) / self.config.max_linear_m_s,
                    abs(self._drive.angular.velocity) / self.config.max_angular_rad_s)
-        lost = decel * dt_s / self.config.max_linear_m_s
-        self._drive.scale(max(0.0, 1.0 - lost / full) if full > 0.0 else 0.0)
+
+    def _shrink(self, from_share: float, to_share: float, dt_s: float):
+        """From one share of the limits to another, by `stop_decel_m_s2` or at once.
+
+        The whole velocity shrinks together: a turn on the spot as if its rim were driven.
+        """
+        share, decel = self._share_of_limits(), self.config.stop_decel_m_s2
+        left = from_share - decel * dt_s / self.config.max_linear_m_s if decel else 0.0
+        self._drive.scale(min(1.0, max(to_share, left) / share) if share > 0.0 else 0.0)
 
     # Taking plans
 
@@ -301,7 +319,7 @@ class Driver:
     def _take(self, stamp_ns: int, actions: list[Action], executed: int = 0,
               started: bool = False):
         if self._plan is not None:
-            self._report(DROPPED, 'replaced by a newer plan')
+            self._report(DROPPED, REPLACED)
         self._plan = _Running(stamp_ns, actions, executed, started)
         self._last_stamp_ns = stamp_ns
         self._faulted = False

@@ -39,6 +39,10 @@ class Obstacles:
             OBSTACLE_SOURCES[config.obstacle_source])
         self._poses: deque[tuple[int, Pose]] = deque(maxlen=REMEMBERED_POSES)
 
+    def configure(self, config: DriverConfig):
+        """Take other distances and times; outline and sources stay."""
+        self._config = config
+
     def forget(self):
         """The clock or odometry jumped: nothing seen is where it was, or when it was."""
         self._seen = dict.fromkeys(self._seen)

@@ -30,6 +30,15 @@ class Drive:
     """Linear and angular velocity of the base, and the primitive it is executing."""
 
     def __init__(self, config: DriverConfig):
+        self.linear, self.angular = Axis(0.0, 0.0, 0.0), Axis(0.0, 0.0, 0.0)
+        self.configure(config)
+        self._start = self._goal = None
+        self._forward = False
+        self._near_s = self._stalled_s = self._elapsed_s = 0.0
+        self._best_m = self._best_rad = math.inf
+
+    def configure(self, config: DriverConfig):
+        """Take other limits and tolerances; the primitive in execution goes on."""
         self._config = config
         self._tolerance_rad = math.radians(config.tolerance_deg)
         self._radius_m = radius_m = config.min_turn_radius_m
@@ -39,12 +48,8 @@ class Drive:
             linear_m_s2 = min(linear_m_s2, angular_rad_s2 * radius_m)
             angular_rad_s2 = linear_m_s2 / radius_m
             angular_rad_s = min(angular_rad_s, config.max_linear_m_s / radius_m)
-        self.linear = Axis(config.max_linear_m_s, linear_m_s2, config.reaction_s)
-        self.angular = Axis(angular_rad_s, angular_rad_s2, config.reaction_s)
-        self._start = self._goal = None
-        self._forward = False
-        self._near_s = self._stalled_s = self._elapsed_s = 0.0
-        self._best_m = self._best_rad = math.inf
+        self.linear.limit(config.max_linear_m_s, linear_m_s2, config.reaction_s)
+        self.angular.limit(angular_rad_s, angular_rad_s2, config.reaction_s)
 
     def begin(self, pose: Pose, forward_m: float, turn_rad: float):
         """Start a primitive of `forward_m` or `turn_rad`, the base being at `pose`."""

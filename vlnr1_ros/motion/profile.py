@@ -22,10 +22,14 @@ class Axis:
     """
 
     def __init__(self, max_velocity: float, max_acceleration: float, reaction_s: float):
+        self.velocity = 0.0
+        self.limit(max_velocity, max_acceleration, reaction_s)
+
+    def limit(self, max_velocity: float, max_acceleration: float, reaction_s: float):
+        """Take other limits; a velocity above them is left to the caller."""
         self.max_velocity = max_velocity
         self.max_acceleration = max_acceleration
         self.reaction_s = reaction_s
-        self.velocity = 0.0
 
     def approach(self, remaining: float, dt_s: float) -> float:
         """Velocity for the next `dt_s`, to come to rest after `remaining` (signed)."""

@@ -42,6 +42,11 @@ class Safety:
         self.emergency = False
         self.paused = False
 
+    def configure(self, config: DriverConfig):
+        """Take other numbers; what was heard stays."""
+        self._config = config
+        self.obstacles.configure(config)
+
     def tick(self, now_ns: int) -> str | None:
         """Note the time of a control step; a clock that jumps is a reason to stop."""
         last_ns, self._now_ns = self._now_ns, now_ns

@@ -73,7 +73,8 @@ class NavigationCard:
         return {
             'format': FORMAT, 'actions': actions, 'horizon': self.horizon,
             'execute': self.execute, 'history': sampler_to_dict(self.sampler),
-            'prompt': self.template.text, 'camera': asdict(self.camera),
+            'prompt': self.template.text,
+            'history_separator': self.template.history_separator, 'camera': asdict(self.camera),
             'frame': {'width': self.frame_width, 'height': self.frame_height},
             'stop_bias': self.stop_bias, 'blind': self.blind, 'base_model': self.base_model,
             'training_data': self.training_data, 'recipe': self.recipe,
@@ -95,7 +96,9 @@ class NavigationCard:
                                     f'expected {actions.phrase(action)!r}')
             return cls(
                 action_set=actions, horizon=data['horizon'], execute=data['execute'],
-                sampler=sampler_from_dict(data['history']), template=Template(data['prompt']),
+                sampler=sampler_from_dict(data['history']),
+                # cards written before there was a separator have none
+                template=Template(data['prompt'], data.get('history_separator', '')),
                 camera=Camera(**data['camera']), frame_width=data['frame']['width'],
                 frame_height=data['frame']['height'], stop_bias=float(data['stop_bias']),
                 blind=bool(data['blind']), base_model=data['base_model'],

@@ -36,9 +36,11 @@ class Template:
     """Text with the slots {instruction} {history} {current} {options} {n}.
 
     The first three stand exactly once, the last two at most once. Other braces are plain text.
+    ``history_separator`` stands between the images of the history.
     """
 
     text: str = DEFAULT_TEMPLATE
+    history_separator: str = ''
 
     def __post_init__(self):
         for slot in SLOTS:
@@ -59,10 +61,11 @@ class Template:
         for part in re.split('({(?:' + '|'.join(SLOTS) + ')})', self.text):
             slot = part[1:-1] if part.startswith('{') else None
             if slot in images:
-                if text and images[slot]:
-                    blocks.append({'type': 'text', 'text': text})
+                for k in range(images[slot]):
+                    text += self.history_separator if k else ''
+                    blocks += [{'type': 'text', 'text': text}] if text else []
+                    blocks.append({'type': 'image'})
                     text = ''
-                blocks += [{'type': 'image'} for _ in range(images[slot])]
             else:
                 text += values.get(slot, part)
         return blocks + ([{'type': 'text', 'text': text}] if text else [])
@@ -72,3 +75,11 @@ class Template:
         """The user's turn as one string, ``<image>`` standing for each frame."""
         return ''.join(block.get('text', '<image>') for block in
                        self.blocks(instruction, history_count, action_set, n))
+
+    def instruction_of(self, conversation: str, history_count: int, action_set: ActionSet,
+                       n: int) -> str | None:
+        """Inverse of :meth:`conversation`: the instruction, None in a text it never makes."""
+        before, after = self.conversation('\0', history_count, action_set, n).split('\0')
+        fits = (conversation.startswith(before) and conversation.endswith(after)
+                and len(conversation) > len(before) + len(after))
+        return conversation[len(before):len(conversation) - len(after)] if fits else None

@@ -47,7 +47,7 @@ class Decider:
     """Asks the policy in a worker thread; `on_answer` is called there, once a question."""
 
     def __init__(self, policy: Policy, on_answer: Callable[[Answer], None]):
-        self._policy = policy
+        self._policy: Policy | None = policy
         self._on_answer = on_answer
         self._questions: queue.SimpleQueue[tuple[Question, int] | None] = queue.SimpleQueue()
         self._run = -1
@@ -71,8 +71,13 @@ class Decider:
         self._want(None)
 
     def close(self) -> None:
-        """End the thread; a question in progress is given up, not waited for."""
+        """End the thread and let go of the policy.
+
+        A question in progress is given up, not waited for; it keeps the policy until it ends.
+        """
         self.give_up()
+        with self._lock:
+            self._policy = None
         self._questions.put(None)
 
     def _want(self, token):
@@ -87,25 +92,27 @@ class Decider:
             question, seed = asked
             with self._lock:
                 self._asked = question.token if question.token == self._wanted else None
-            if self._asked is None:
+                policy = None if self._asked is None else self._policy
+            if policy is None:
                 answer = Answer(question.token, (), 'nobody waits for this answer', 0.0)
             else:
-                answer = self._decide(question, seed)
+                answer = self._decide(policy, question, seed)
+                policy = None  # closed meanwhile, it is not to be kept
                 with self._lock:
                     self._asked = None
             self._on_answer(answer)
 
-    def _decide(self, question, seed) -> Answer:
+    def _decide(self, policy: Policy, question, seed) -> Answer:
         started_s = time.monotonic()
         actions, error, unavailable = (), '', False
         try:
             if question.run != self._run:
-                self._policy.reset(question.instruction, seed)
+                policy.reset(question.instruction, seed)
                 self._run = question.run
-            if question.begun and hasattr(self._policy, 'continue_plan'):
-                actions = tuple(self._policy.continue_plan(question.history, question.begun))
+            if question.begun and hasattr(policy, 'continue_plan'):
+                actions = tuple(policy.continue_plan(question.history, question.begun))
             else:
-                actions = tuple(self._policy.plan(question.history))
+                actions = tuple(policy.plan(question.history))
         except UserError as refused:
             error, unavailable = str(refused), isinstance(refused, Unavailable)
         except Exception as failure:  # the node must live, whatever a model does

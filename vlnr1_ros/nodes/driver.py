@@ -28,8 +28,9 @@ from std_msgs.msg import Bool, Header
 from std_srvs.srv import SetBool, Trigger
 
 from ..motion.config import DriverConfig
-from ..motion.driver import ZERO, Driver
+from ..motion.driver import REPLACED, ZERO, Driver
 from . import messages, runtime
+from .driver_config import DriverNodeConfig
 from .polled import PolledSubscription
 from .range_sensors import RangeSensors
 from .rates import Rate
@@ -49,20 +50,13 @@ class DriverNode(Node):
 
     def __init__(self, **kwargs):
         super().__init__('driver', **kwargs)
-        self.config = runtime.declare_dataclass(self, DriverConfig)
-        self._period_s = 1.0 / runtime.declare(
-            self, 'control_rate_hz', 50.0, 'control steps a second', 'Hz', 10.0, 500.0)
-        self._lockstep = runtime.declare(
-            self, 'lockstep', False,
-            'step once for every odometry message and answer it with one stamped velocity')
-        stamped = runtime.declare(self, 'stamped', False,
-                                  'publish TwistStamped instead of Twist (lockstep always does)')
-        self._stamped = stamped or self._lockstep
-        self._base_frame = runtime.declare(
-            self, 'base_frame', 'base_link', 'frame_id of stamped velocities')
-        self._wall_timeout_s = runtime.declare(
-            self, 'wall_timeout_s', 0.5, 'send zero when no control step ran for this long by the '
-            'steady clock (not in lockstep, where time may stand still)', 's', 0.05, 60.0)
+        self._motion = runtime.Live(self, DriverConfig)
+        given = runtime.declare_dataclass(self, DriverNodeConfig)
+        self._period_s = 1.0 / given.control_rate_hz
+        self._lockstep = given.lockstep
+        self._stamped = given.stamped or given.lockstep
+        self._base_frame = given.base_frame
+        self._wall_timeout_s = given.wall_timeout_s
         self._driver = Driver(self.config)
         self._waiting_plan: Path | None = None
         self._diagnosed_ns = 0
@@ -76,6 +70,11 @@ class DriverNode(Node):
         if not self._lockstep:
             self.create_timer(self._period_s, self._guarded(self._on_timer))
             threading.Thread(target=self._watch_steady_clock, daemon=True).start()
+
+    @property
+    def config(self) -> DriverConfig:
+        """What is in force."""
+        return self._motion.config
 
     def _connect(self):
         reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
@@ -178,6 +177,8 @@ class DriverNode(Node):
         if self._frozen:
             self._frozen = False
             self._driver.stop(now_ns, f'no control step for {self._wall_timeout_s:g} s')
+        if self._motion.take():
+            self._driver.configure(self.config)
         if self._heartbeat.take():
             self._driver.hear_heartbeat(now_ns)
         for source, stamp_ns, readings in self._range_sensors.take():
@@ -258,7 +259,7 @@ class DriverNode(Node):
         statuses, self._driver.statuses = self._driver.statuses, []
         for status in statuses:
             self._status.publish(messages.plan_status(status, self._now_ns()))
-            if status.state == 'dropped':
+            if status.state == 'dropped' and status.reason != REPLACED:
                 self.get_logger().warning(f'plan dropped: {status.reason}')
 
     def _publish_diagnostics(self, now_ns: int):

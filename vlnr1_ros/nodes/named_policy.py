@@ -6,7 +6,7 @@ from rclpy.node import Node
 from ..navigation.actions import ActionSet
 from ..navigation.card import NavigationCard
 from ..policy.base import Policy
-from ..policy.load import BASELINES, is_url, load_policy, warm
+from ..policy.load import BASELINES, is_url, load_policy
 from ..resources import given_or_shipped
 from .expert_policy import ExpertPolicy
 from .navigator_config import NavigatorConfig
@@ -17,10 +17,9 @@ def named_policy(node: Node, config: NavigatorConfig) -> Policy:
     if is_url(config.policy):
         return load_policy(config.policy)
     if config.policy != 'expert' and config.policy not in BASELINES:
-        options = {'device': config.device} if config.device else {}
-        policy = load_policy(given_or_shipped(config.policy), **options)
-        warm(policy)
-        return policy
+        return load_policy(
+            given_or_shipped(config.policy), device=config.device or None,
+            dtype=config.dtype or None, compiled=config.compiled)
     card = NavigationCard(action_set=ActionSet(config.forward_m, config.turn_deg))
     if config.policy == 'expert':
         return ExpertPolicy(node, card)

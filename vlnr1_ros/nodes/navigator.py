@@ -18,7 +18,6 @@ from collections import deque
 
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Odometry, Path
-from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
@@ -37,7 +36,7 @@ from .decision import Answer, Decider
 from .health import Health, at_rest
 from .managed import ACTIVE, UNCONFIGURED, ManagedNode
 from .named_policy import named_policy
-from .navigator_config import AT_START, IMAGES, RELIABILITY, NavigatorConfig
+from .navigator_config import IMAGES, READ_BY_CONFIGURE, RELIABILITY, NavigatorConfig
 from .pilot import DECIDING, EXECUTING, Pilot
 from .polled import PolledSubscription
 
@@ -51,10 +50,7 @@ class NavigatorNode(ManagedNode):
 
     def __init__(self, **kwargs):
         super().__init__('navigator', **kwargs)
-        self._config = runtime.declare_dataclass(self, NavigatorConfig, read_only=False)
-        # Read when a run begins, so that a simulator can give every episode its own.
-        runtime.declare(self, 'seed', 0, 'of whatever is random in the policy', read_only=False)
-        self.add_on_set_parameters_callback(self._check_change)
+        self._parameters_now = runtime.Live(self, NavigatorConfig, self._forbids_change)
         self._policy: Policy | None = None
         self._pilot: Pilot | None = None
         self._decider: Decider | None = None
@@ -76,21 +72,22 @@ class NavigatorNode(ManagedNode):
         if self._config.start_active:
             self.start()
 
-    def _check_change(self, parameters) -> SetParametersResult:
-        """What configure reads may change before it; what is read at start, never."""
-        for name in (item.name for item in parameters if hasattr(self._config, item.name)):
-            if name in AT_START:
-                return SetParametersResult(successful=False, reason=f'{name} is read at start')
-            if self.phase != UNCONFIGURED or self.configuring:
-                return SetParametersResult(successful=False, reason=(
-                    f'{name} is read by configure; deactivate and clean up first'))
-        return SetParametersResult(successful=True)
+    @property
+    def _config(self) -> NavigatorConfig:
+        return self._parameters_now.config
+
+    def _forbids_change(self, names: list[str]) -> str:
+        late = sorted(set(names) & READ_BY_CONFIGURE)
+        if late and (self.phase != UNCONFIGURED or self.configuring):
+            return f'{late[0]} is read by configure; deactivate and clean up first'
+        return ''
 
     # Transitions
 
     def configure(self) -> None:
         """Load and warm the model."""
-        self._config = config = runtime.given(self, NavigatorConfig)
+        self._parameters_now.take()
+        config = self._config
         self._policy = named_policy(self, config)
         card = self._policy.card
         self._camera = CameraCheck(card.camera, config.camera_height_m, config.crop)
@@ -111,15 +108,15 @@ class NavigatorNode(ManagedNode):
 
     def hold(self) -> None:
         """Stop the robot, forget the instruction and listen no more."""
-        ears, self._ears = self._ears, []
-        for ear in ears:
-            self.destroy_subscription(ear)
         self._unacknowledged = self._ask_again_ns = None
         if self._pilot is not None:
             self._decider.give_up()
             if self._pilot.active:
                 self._pilot.cancel('deactivated')
             self._publish_all()
+        ears, self._ears = self._ears, []
+        for ear in ears:
+            self.destroy_subscription(ear)
 
     def release(self) -> None:
         """Free the model."""
@@ -206,12 +203,13 @@ class NavigatorNode(ManagedNode):
                 if not answer.error:
                     self._policy_trouble = ''
                     self._health.decision(answer.took_s)
-                interfered = self._pilot.stuck.count
+                interfered, decisions = self._pilot.stuck.count, self._pilot.decisions
                 self._pilot.answer(answer)
                 if self._pilot.stuck.count != interfered:
                     self.get_logger().warning(
                         f'stuck: {self._pilot.stuck.trouble}; now {self._pilot.reason}')
-                self._publish_annotated()
+                if self._pilot.decisions != decisions:
+                    self._publish_annotated()
 
     def _held_back(self, answer) -> bool:
         """Whether it came before `decision_time_s` was over."""
@@ -256,6 +254,8 @@ class NavigatorNode(ManagedNode):
     def _on_heartbeat(self):
         if self.phase != ACTIVE:
             return
+        if self._parameters_now.take():
+            self._pilot.retry_s = self._config.retry_s
         self._publish_heartbeat()
         if self._ask_again_ns is not None and self._steady_ns() >= self._ask_again_ns:
             self._ask_again_ns = None

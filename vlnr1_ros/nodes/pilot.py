@@ -70,7 +70,7 @@ class Pilot:
         self.asked_ns = 0        # the newest image when the last question was asked
         self._ahead = False      # whether it was asked while the base drove, and has no answer yet
         self._looked = False     # whether a plan was asked for to follow the one in execution
-        self._retry_ns = int(retry_s * 1e9)
+        self.retry_s = retry_s
         self._to_rgb = to_rgb
         self._pose_at = pose_at
         self._recent: deque[tuple[int, Any]] = deque(maxlen=RECENT_IMAGES)
@@ -373,7 +373,7 @@ class Pilot:
             self._due.append(stamp_ns)  # the interrupted primitive was executed as far as it went
         if self.state == EXECUTING:
             self.accepted = True
-            wait_ns = 0 if status.executed else self._retry_ns
+            wait_ns = 0 if status.executed else int(self.retry_s * 1e9)
             self._look_ns = stamp_ns + wait_ns
             self.state, self.reason = WAITING, f'the driver dropped the plan: {status.reason}'
 

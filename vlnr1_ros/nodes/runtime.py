@@ -11,14 +11,20 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Callable, TypeVar
 
 import rclpy
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from ..command import missing_module_text, system_error_text
@@ -31,14 +37,16 @@ Config = TypeVar('Config')
 
 
 def declare(node: Node, name: str, default, description: str, unit: str = '', minimum=None,
-            maximum=None, read_only: bool = True):
+            maximum=None, read_only: bool = True, constraints: str = ''):
     """Declare a parameter, by default one that is read once, at start; returns its value.
 
-    Its type is that of `default` (bool, int, float, str or a list of one of these). UserError when
+    Its type is that of `default` (bool, int, float, str or a list of one of these). constraints:
+    words for what else a change has to observe. UserError when
     a value of another type or outside the range was given.
     """
     descriptor = ParameterDescriptor(
-        description=f'{description} [{unit}]' if unit else description, read_only=read_only)
+        description=f'{description} [{unit}]' if unit else description, read_only=read_only,
+        additional_constraints=constraints)
     if minimum is not None or maximum is not None:
         if isinstance(default, float):
             descriptor.floating_point_range = [FloatingPointRange(
@@ -58,19 +66,49 @@ def declare(node: Node, name: str, default, description: str, unit: str = '', mi
         raise UserError(f'parameter {name} is out of range; give a value {limits}') from None
 
 
-def declare_dataclass(node: Node, config: type[Config], **descriptor) -> Config:
-    """Declare every field of a dataclass whose metadata has description, unit and range.
+class Live:
+    """A dataclass of parameters, of which those that are not read-only follow changes.
 
-    descriptor: what is to be otherwise than the metadata says (see `declare`).
+    A change is refused in the words that the dataclass would use at start, or when `forbids`
+    (names of parameters -> the reason, '' for none) says so. `config` is what is in force: it
+    changes in :meth:`take` only, so that no control step sees half of a change.
     """
-    return config(**{
-        item.name: declare(node, item.name, item.default, **{**item.metadata, **descriptor})
-        for item in fields(config)})
+
+    def __init__(self, node: Node, kind: type[Config],
+                 forbids: Callable[[list[str]], str] = lambda names: ''):
+        self.config = declare_dataclass(node, kind)
+        self._node, self._forbids, self._changed = node, forbids, False
+        self._names = [item.name for item in fields(kind) if not item.metadata['read_only']]
+        node.add_on_set_parameters_callback(self._check)
+
+    def take(self) -> bool:
+        """Put changes in force; returns whether there were any."""
+        if not self._changed:
+            return False
+        self._changed = False
+        before, self.config = self.config, self._given()
+        return self.config != before
+
+    def _given(self, **changes) -> Config:
+        # Asked of the node: another callback may have refused what this one let pass.
+        given = {name: self._node.get_parameter(name).value for name in self._names}
+        return replace(self.config, **{**given, **changes})
+
+    def _check(self, parameters: list[Parameter]) -> SetParametersResult:
+        changes = {item.name: item.value for item in parameters if item.name in self._names}
+        try:
+            self._given(**changes)
+            reason = self._forbids(list(changes))
+        except UserError as error:
+            reason = str(error)
+        self._changed = self._changed or bool(changes)
+        return SetParametersResult(successful=not reason, reason=reason)
 
 
-def given(node: Node, config: type[Config]) -> Config:
-    """The declared parameters of a dataclass as they are now."""
-    return config(**{item.name: node.get_parameter(item.name).value for item in fields(config)})
+def declare_dataclass(node: Node, config: type[Config]) -> Config:
+    """Declare every field of a dataclass whose metadata has description, unit and range."""
+    return config(**{item.name: declare(node, item.name, item.default, **item.metadata)
+                     for item in fields(config)})
 
 
 def now_ns(node: Node) -> int:

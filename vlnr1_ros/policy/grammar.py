@@ -48,28 +48,24 @@ class AnswerGrammar:
                 )
         longest = max(len(tokens) for tokens in self.following)
         self.max_tokens = max(map(len, self.first)) + (horizon - 1) * longest
-        self._stop = OPTION_ORDER.index(Action.STOP)
 
     def allowed(self, answer: Sequence[int]) -> list[int]:
         """Tokens that may follow the `answer` decoded so far, ascending; after n phrases the end.
 
         Raises UserError if `answer` itself is outside the grammar.
         """
-        actions, begun = self._parse(answer)
-        if len(actions) == self.horizon:
-            return [self.end]
-        return sorted({rest[0] for rest in self._rests(actions, begun).values()})
+        return self.begin(answer).options()
+
+    def begin(self, answer: Sequence[int] = ()) -> Answer:
+        """An answer to go on with; UserError if it is outside the grammar."""
+        begun = Answer(self)
+        for token in answer:
+            begun.push(token)
+        return begun
 
     def stop_token(self, answer: Sequence[int]) -> int | None:
         """The token by which the next step decides for stop, None where it decides nothing."""
-        actions, begun = self._parse(answer)
-        if len(actions) == self.horizon:
-            return None
-        rests = self._rests(actions, begun)
-        stop = rests.get(self._stop)
-        if stop is None or all(rest[0] == stop[0] for rest in rests.values()):
-            return None
-        return stop[0]
+        return self.begin(answer).stop_token()
 
     def tokens_of(self, actions: Sequence[Action]) -> list[int]:
         """Tokens of some actions at the beginning of an answer, or of as many as it may have."""
@@ -85,13 +81,13 @@ class AnswerGrammar:
         answer = list(answer)
         if self.end in answer:
             answer = answer[: answer.index(self.end)]
-        actions, begun = self._parse(answer)
-        if begun or len(actions) != self.horizon:
+        whole = self.begin(answer)
+        if not whole.complete:
             raise UserError(
-                f'the answer {self.tokenizer.decode(answer)!r} holds {len(actions)} whole '
+                f'the answer {self.tokenizer.decode(answer)!r} holds {len(whole.actions)} whole '
                 f'actions where {self.horizon} were asked for'
             )
-        return [OPTION_ORDER[index] for index in actions]
+        return whole.actions
 
     def _tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)['input_ids']
@@ -108,35 +104,69 @@ class AnswerGrammar:
                     'give the card the forward_m and turn_deg the model was trained with'
                 )
 
-    def _rests(self, actions: list[int], begun: list[int]) -> dict[int, list[int]]:
-        """What is left of every phrase that may still come next, by its index."""
-        phrases = self.following if actions else self.first
-        if actions and actions[-1] == self._stop:
-            return {self._stop: phrases[self._stop][len(begun):]}
-        return {
-            index: tokens[len(begun):]
-            for index, tokens in enumerate(phrases)
-            if tokens[: len(begun)] == begun
-        }
 
-    def _parse(self, answer: Sequence[int]) -> tuple[list[int], list[int]]:
-        """(indices of the whole phrases, tokens of the phrase begun)."""
-        actions: list[int] = []
-        begun: list[int] = []
-        for token in answer:
-            rests = {} if len(actions) == self.horizon else self._rests(actions, begun)
-            fitting = {index: rest for index, rest in rests.items() if rest[0] == token}
-            if not fitting:
-                raise UserError(
-                    f'{self.tokenizer.decode(list(answer))!r} is no answer of {self.horizon} '
-                    f'actions out of {self.action_set.phrases}'
-                )
-            begun = begun + [token]
-            done = [index for index, rest in fitting.items() if len(rest) == 1]
-            if done:
-                # No phrase's text begins another's, so the one that is complete is the only one.
-                actions, begun = actions + done, []
-        return actions, begun
+class Answer:
+    """An answer of a grammar while it is being decoded, token by token.
+
+    tokens: those so far. actions: the whole phrases among them.
+    """
+
+    def __init__(self, grammar: AnswerGrammar):
+        self.tokens: list[int] = []
+        self.actions: list[Action] = []
+        self.grammar = grammar
+        self._begin_phrase()
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing but the end may follow."""
+        return len(self.actions) == self.grammar.horizon
+
+    def options(self) -> list[int]:
+        """Tokens that may follow, ascending; after n phrases the end."""
+        if self.complete:
+            return [self.grammar.end]
+        return sorted({rest[0] for rest in self._rests.values()})
+
+    def stop_token(self) -> int | None:
+        """The token by which the next step decides for stop, None where it decides nothing."""
+        stop = self._rests.get(Action.STOP)
+        if stop is None or all(rest[0] == stop[0] for rest in self._rests.values()):
+            return None
+        return stop[0]
+
+    def push(self, token: int) -> None:
+        """Append one of the options; UserError if it is none."""
+        self.tokens.append(token)
+        rests = {action: rest[1:] for action, rest in self._rests.items() if rest[0] == token}
+        if not rests:
+            raise UserError(
+                f'{self.grammar.tokenizer.decode(self.tokens)!r} is no answer of '
+                f'{self.grammar.horizon} actions out of {self.grammar.action_set.phrases}'
+            )
+        # No phrase's text begins another's, so the one that is complete is the only one.
+        done = [action for action, rest in rests.items() if not rest]
+        if done:
+            self.actions += done
+            self._begin_phrase()
+        else:
+            self._rests = rests
+
+    def push_forced(self) -> list[int]:
+        """Append what has no alternative, to the next choice or to the end of the last phrase."""
+        forced = []
+        while not self.complete and len(options := self.options()) == 1:
+            self.push(options[0])
+            forced += options
+        return forced
+
+    def _begin_phrase(self):
+        """What is left of every phrase that may still come next, by its action."""
+        grammar = self.grammar
+        phrases = grammar.following if self.actions else grammar.first
+        self._rests = {} if self.complete else dict(zip(OPTION_ORDER, phrases))
+        if self._rests and self.actions[-1:] == [Action.STOP]:
+            self._rests = {Action.STOP: self._rests[Action.STOP]}
 
 
 class StopBias(LogitsProcessor):

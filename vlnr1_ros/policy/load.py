@@ -6,10 +6,7 @@ import gc
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from vlnr1_ros.navigation.errors import UserError
-from vlnr1_ros.navigation.memory import History
 from vlnr1_ros.policy.base import Policy
 from vlnr1_ros.policy.baselines import ForwardPolicy, RandomPolicy, StopPolicy
 
@@ -22,10 +19,12 @@ def is_url(policy: str | Path) -> bool:
     return str(policy).startswith(SCHEMES)
 
 
-def load_policy(name_or_folder: str | Path, **options) -> Policy:
+def load_policy(name_or_folder: str | Path, plain: bool = False, **options) -> Policy:
     """Load 'random', 'forward', 'stop', the checkpoint in a folder or the model behind a URL.
 
-    options: keyword arguments of the baseline's class, or of `lvlm.LvlmPolicy` (device, dtype).
+    plain: decide with a checkpoint in the plain way, the slow reference of the usual one.
+    options: keyword arguments of the baseline's class, or of `fast.FastPolicy` (device, dtype,
+    compiled, rows; the plain way knows only the first two).
     Raises UserError if there is neither such a baseline nor such a folder nor such a server.
     """
     baseline = BASELINES.get(str(name_or_folder))
@@ -41,21 +40,13 @@ def load_policy(name_or_folder: str | Path, **options) -> Policy:
             'the folder of a checkpoint or the URL of a server'
         )
     # Baselines and remote models must not wait for torch, nor need it.
-    from vlnr1_ros.policy.lvlm import LvlmPolicy
+    if plain:
+        from vlnr1_ros.policy.lvlm import LvlmPolicy
 
-    return LvlmPolicy(name_or_folder, **options)
+        return LvlmPolicy(name_or_folder, **options)
+    from vlnr1_ros.policy.fast import FastPolicy
 
-
-def warm(policy: Policy) -> None:
-    """Decide once about nothing, so that the first real decision takes no longer than the others.
-
-    Raises what the policy raises: a model that cannot decide is found out before it has to.
-    """
-    card = policy.card
-    history = History(card.frame_width, card.frame_height)
-    history.add(np.zeros((card.frame_height, card.frame_width, 3), np.uint8))
-    policy.reset('warm up')
-    policy.plan(history)
+    return FastPolicy(name_or_folder, **options)
 
 
 def free_memory() -> None:
