@@ -30,7 +30,7 @@ def drive():
     def start(*answers, begin=True, **parameters):
         domain_id = random.Random(os.urandom(4)).randint(1, 100)
         robot = Robot(domain_id)
-        node = navigator(domain_id, LeanExecutor, replan='during', execute=2, **parameters)
+        node = navigator(domain_id, LeanExecutor, replan='during', execute=3, **parameters)
         ends.extend([node.close, robot.close])
         robot.asked, left = [], list(answers)
 

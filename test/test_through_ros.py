@@ -96,7 +96,7 @@ def test_graphs_side_by_side_give_one_file(apartments, tmp_path):
 
 def test_decisions_hide_behind_motion(apartments, through_ros):
     settings = config(apartments, policy='expert', camera='32x32', mode='velocity',
-                      replan='during', decision_time=0.5, execute=2)
+                      replan='during', decision_time=0.5, execute=3)
     line = through_ros(settings)('1')
     assert line['success'] == 1.0 and line['seconds_to_goal'] == line['seconds']
     # each plan begins with the action in progress

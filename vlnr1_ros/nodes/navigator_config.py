@@ -42,7 +42,8 @@ class NavigatorConfig:
     execute: int = configured(0, 'actions executed per decision; 0: as the card says', '', 0, 64)
     replan: str = configured(
         'after', 'after: decide when the plan is done and the base stands; during: while its last '
-        'action is driven, which the driver has to be told as well')
+        'action is driven, with which the next plan begins (execute of 2 or more; set the '
+        "driver's as well)")
     decision_time_s: float = configured(
         0.0, 'let a decision take at least this long by the stamps of the images, as a simulator '
         'in which time stands still meanwhile does not', 's', 0.0, 60.0)

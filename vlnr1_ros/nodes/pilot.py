@@ -3,10 +3,10 @@
 It knows no ROS, no clock and no thread. Times are stamps of messages in integer nanoseconds, so
 that a run replayed from the same messages makes the same decisions.
 
-With replan `during`, a plan holds one action more than are executed per decision, and the next
-decision is made while that last one is driven, from the frame at its beginning. The policy is
-told which action that is; if it answers with another all the same, the base finishes the plan and
-the policy is asked again when it stands.
+With replan `during`, the next decision is made while the last action of a plan is driven, from
+the frame at its beginning, and the next plan begins with that action. The policy is told which it
+is; if it answers with another all the same, the base finishes the plan and the policy is asked
+again when it stands.
 """
 from __future__ import annotations
 
@@ -214,7 +214,9 @@ class Pilot:
         if answer.error:
             self._end(FAILED, answer.error)
             return
-        actions = self._to_send(answer.actions)
+        actions = list(answer.actions[:self._execute])
+        if Action.STOP in actions:
+            actions = actions[:actions.index(Action.STOP) + 1]
         if not actions:
             self._end(FAILED, 'the policy gave no action')
             return
@@ -320,15 +322,6 @@ class Pilot:
         return (self._during and self.state == EXECUTING and self.accepted and not self._looked
                 and 0 < self._executed == len(self.actions) - 1
                 and self.actions[-1] != Action.STOP)
-
-    def _to_send(self, actions) -> list[Action]:
-        """The beginning of an answer that is to be driven."""
-        actions = list(actions[:self._execute + self._during])
-        if Action.STOP in actions:
-            actions = actions[:actions.index(Action.STOP) + 1]
-        if len(actions) > self._execute and actions[-1] == Action.STOP:
-            actions.pop()   # to be decided from where it would be executed
-        return actions
 
     def _begun_when_asked(self) -> list[Action]:
         """End the question in progress; the action that was begun when it was asked, if any."""
