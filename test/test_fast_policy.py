@@ -75,25 +75,6 @@ def test_every_decision_is_the_plain_one(folders, case):
     assert len(plans) > 1
 
 
-@pytest.mark.parametrize('case', CASES[1::2], ids=CASE_IDS[1::2])
-def test_a_plan_goes_on_from_what_is_executed_already(folders, case):
-    policy, executed = load(folders[case]), 3
-    policy.reset(INSTRUCTION)
-    history, plan = empty(policy.card), None
-    for number, frame in enumerate(frames_of(policy.card, 10)):
-        history.add(frame)
-        if number % executed:
-            continue
-        # as the last plan said, whose rest is the draft, and otherwise
-        for action in {Action.TURN_LEFT, Action.MOVE_FORWARD, *(plan or ())[executed:]}:
-            if action == Action.STOP:
-                continue
-            plan = policy.continue_plan(history, [action])
-            plain = LvlmPolicy.continue_plan(policy, history, [action])
-            assert plan[0] == plain[0] == action
-            assert plan == plain or gap(policy, history, plain, plan) < CLOSE
-
-
 @pytest.mark.parametrize('sampler', [LongShort(2, 1, 2, 4), Average(3), Exponential(3)],
                          ids=lambda sampler: type(sampler).__name__)
 def test_a_history_that_cannot_append_is_decided_too_and_said_so(

@@ -23,7 +23,7 @@ def drive():
     """drive(answers, **parameters) -> robot that drives the last action of its first plan.
 
     answers: those of the policy, in turn, to what is asked, or functions that give them.
-    robot.asked: (frames, actions begun) of the questions. begin=False: it has seen nothing yet.
+    robot.asked: frames of the questions. begin=False: it has seen nothing yet.
     """
     ends = []
 
@@ -34,13 +34,12 @@ def drive():
         ends.extend([node.close, robot.close])
         robot.asked, left = [], list(answers)
 
-        def continue_plan(history, begun):
-            robot.asked.append((len(history), list(begun)))
+        def plan(history):
+            robot.asked.append(len(history))
             answer = left.pop(0)
             return answer() if callable(answer) else answer
 
-        node.node._policy.continue_plan = continue_plan
-        node.node._policy.plan = lambda history: continue_plan(history, ())
+        node.node._policy.plan = plan
         robot.wait_for_navigator()
         robot.say('go on')
         wait_until(lambda: robot.state == 'waiting')
@@ -65,7 +64,7 @@ def actions_of(plan):
 
 def test_the_next_plan_comes_while_the_last_action_is_driven_and_begins_with_it(drive):
     robot = drive([F, F, L, F, F, F], [L, L, F, F, F, F])
-    assert actions_of(robot.plans[0]) == [F, F, L] and robot.asked == [(1, []), (3, [L])]
+    assert actions_of(robot.plans[0]) == [F, F, L] and robot.asked == [1, 3]
     wait_until(lambda: len(robot.plans) == 2)
     assert actions_of(robot.plans[1]) == [L, L, F]
     assert robot.plans[1].header.stamp != robot.plans[0].header.stamp
@@ -83,7 +82,7 @@ def test_a_policy_that_is_away_is_asked_again_when_the_plan_is_done(drive):
     robot.report(robot.plans[0], 'done', 3, 3)
     robot.see()
     wait_until(lambda: len(robot.plans) == 2)
-    assert robot.asked[2] == (4, []) and actions_of(robot.plans[1]) == [L, L, L]
+    assert robot.asked[2] == 4 and actions_of(robot.plans[1]) == [L, L, L]
     assert not any(state['policy_trouble'] for state in robot.states)
 
 
@@ -107,7 +106,7 @@ def test_a_simulator_sees_a_decision_take_its_time(drive):
     for number, ms in enumerate((1000, 1100, 1400), 1):
         robot.see(stamp_ns=ms * 10**6)
         wait_until(lambda: len(robot.acknowledged) == number)  # noqa: B023
-    assert robot.asked == [(1, [])] and not robot.plans and robot.state == 'deciding'
+    assert robot.asked == [1] and not robot.plans and robot.state == 'deciding'
     robot.see(stamp_ns=1500 * 10**6)
     wait_until(lambda: robot.plans)
     assert messages.time_ns(robot.plans[0].header.stamp) == 10**9, 'of the image that was seen'

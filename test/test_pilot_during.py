@@ -48,7 +48,7 @@ class Run:
         self.policy, self.decision_s = policy, decision_s
         self.late_ns, self.on_the_way = 0, deque()   # statuses
         self.images, self.ends = [], []
-        self.asked, self.frames = [], []   # questions, and how many frames each had
+        self.asked = []   # (frames, whether the base drove) of each question
         self.question = None
         self.stood_ns = 0   # without a plan, since the first one was sent
         self.pilot.instruct('go', 0)
@@ -73,8 +73,7 @@ class Run:
         if question is None:
             return
         self.question, self.answer_ns = question, self.loop.now_ns + int(self.decision_s * 1e9)
-        self.asked.append(question)
-        self.frames.append(len(question.history))
+        self.asked.append((len(question.history), self.loop.driver.moving))
         self.check_history(question)
 
     def send(self):
@@ -127,9 +126,9 @@ def test_the_same_way_in_less_time(execute, decision_s):
     during = Run(execute=execute, decision_s=decision_s).to_the_end()
     assert after.driven == during.driven == SCRIPT
     assert during.loop.now_ns <= after.loop.now_ns
-    assert not any(question.begun for question in after.asked)
-    assert all(question.begun == (SCRIPT[frames - 1],)
-               for question, frames in zip(during.asked, during.frames) if question.begun)
+    assert not any(moving for _, moving in after.asked)
+    assert [moving for _, moving in during.asked[1:]] == \
+        [execute > 1] * (len(during.asked) - 1)
 
 
 @pytest.mark.parametrize('execute', [2, 5])
@@ -150,11 +149,11 @@ def test_a_slower_decision_is_hidden_as_far_as_the_action_goes():
 
 
 def capricious(draw):
-    """A run whose policy holds to what is begun half of the time, now quick, now slow."""
+    """A run whose policy holds to what is driven half of the time, now quick, now slow."""
     def policy(question):
         run.decision_s = draw.choice([0.0, 0.1, 0.5, 1.2, 2.0])
         actions = draw.choices([F, L, R, S], [6, 3, 3, 0.3], k=6)
-        return list(question.begun) + actions[1:] if draw.random() < 0.5 else actions
+        return run.pilot.actions[-1:] + actions[1:] if draw.random() < 0.5 else actions
 
     run = Run(policy, execute=draw.choice([2, 3, 6]))
     return run
@@ -173,25 +172,32 @@ def test_no_action_is_lost_or_counted_twice_when_the_driver_is_heard_late(seed):
 
     def check(question):
         # the end of the action in progress may not have been heard of
-        assert len(question.history) - 1 in (len(run.ends), len(run.ends) - len(question.begun))
+        heard = len(question.history) - 1
+        assert heard == len(run.ends) or \
+            run.pilot.state == 'executing' and heard == len(run.ends) - 1
 
     run.check_history = check
     run.until(lambda: run.pilot.state == 'finished' or len(run.asked) > 30)
 
 
+def scripted_at_rest(other):
+    """A run whose policy says something else than the script when the base drives."""
+    run = Run(lambda question: other if run.asked[-1][1] else scripted(question))
+    return run
+
+
 def test_who_answers_with_another_action_is_asked_again_when_the_base_stands():
-    run = Run(lambda question: [S] * 6 if question.begun else scripted(question))
+    run = scripted_at_rest([S] * 6)
     run.until(lambda: len(run.asked) == 3)
-    begun, at_rest = run.asked[1:]
-    assert begun.begun == (SCRIPT[3],) and at_rest.begun == ()
-    assert run.frames[2] == 5 and not run.loop.driver.moving
+    assert run.asked == [(1, False), (4, True), (5, False)]
     run.to_the_end()
     assert run.driven == SCRIPT
 
 
 def test_an_answer_that_adds_nothing_waits_for_the_end_of_the_plan():
-    run = Run(lambda question: list(question.begun) or scripted(question)).to_the_end()
-    assert run.driven == SCRIPT and run.asked[-1].begun == ()
+    run = scripted_at_rest([SCRIPT[3]])
+    run.until(lambda: len(run.asked) == 3)
+    assert run.asked[-1] == (5, False)
 
 
 @pytest.mark.parametrize('broken', [
@@ -209,7 +215,7 @@ def test_an_answer_to_a_question_from_before_a_stop_is_dropped(broken):
     assert run.pilot.decisions == count and not run.pilot.plans
     run.check_history = lambda _: None   # the interrupted action has a frame as well
     run.until(lambda: run.pilot.decisions > count)
-    assert run.asked[-1].begun == () and run.frames[-1] == len(run.ends) + 2
+    assert run.asked[-1] == (len(run.ends) + 2, False)
 
 
 def test_a_plan_refused_while_the_base_drives_is_asked_for_again_at_rest():
@@ -223,7 +229,7 @@ def test_a_plan_refused_while_the_base_drives_is_asked_for_again_at_rest():
     run.loop.driver.pause(run.loop.now_ns, False)
     run.check_history = lambda _: None
     run.until(lambda: len(run.asked) == 3)
-    assert run.asked[-1].begun == () and run.frames[-1] == len(run.ends) + 2
+    assert run.asked[-1] == (len(run.ends) + 2, False)
 
 
 @pytest.mark.parametrize('end, state', [
@@ -250,13 +256,13 @@ def test_an_error_while_driving_holds_and_a_policy_that_is_away_does_not():
     run.question = None
     run.pilot.give_up_ahead()
     run.until(lambda: len(run.asked) == 3)
-    assert run.asked[-1].begun == () and run.driven == SCRIPT[:4]
+    assert run.asked[-1] == (5, False) and run.driven == SCRIPT[:4]
 
 
 def test_a_spin_is_ended_by_a_step_while_the_base_turns():
     run = Run(lambda question: [L] * 6, execute=2, stuck='escape')
     run.until(lambda: run.pilot.stuck.count)
-    assert run.pilot.actions == [L, F] and run.asked[-1].begun == (L,)
+    assert run.pilot.actions == [L, F] and run.asked[-1][1]
     assert run.pilot.reason.endswith('turned 360 degrees at one place')
     run.until(lambda: F in run.driven)
     assert run.driven == [L] * 13 + [F]

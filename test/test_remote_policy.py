@@ -198,26 +198,6 @@ def test_all_answers_match_the_regex_and_nothing_else():
         assert not pattern.fullmatch(text)
 
 
-def test_answers_that_go_on_from_what_is_executed_match_and_no_others():
-    actions = ActionSet(0.125, 15)
-    for begun in ([Action.MOVE_FORWARD], [Action.TURN_LEFT, Action.MOVE_FORWARD]):
-        whole, pattern = (re.compile(answer_regex(actions, 3, which)) for which in ([], begun))
-        for answer in map(actions.encode, itertools.product(Action, repeat=3)):
-            assert bool(pattern.fullmatch(answer)) == (
-                bool(whole.fullmatch(answer)) and answer.startswith(actions.encode(begun)))
-
-
-def test_a_server_is_told_what_is_executed_already_if_it_can_constrain(faulty):
-    turned = FORWARD.replace('A. Move forward 25 cm', 'B. Turn left 30 degrees', 1)
-    server = faulty(FORWARD, turned, status(422, 'structured_outputs'), FORWARD)
-    policy, history = ready(server.url())
-    for first in (Action.MOVE_FORWARD, Action.TURN_LEFT, Action.MOVE_FORWARD):
-        plan = policy.continue_plan(history, [Action.TURN_LEFT])
-        assert plan == [first] + [Action.MOVE_FORWARD] * 5   # the last was not constrained
-    wanted = [asked['structured_outputs']['regex'] for asked in server.asked[:3]]
-    assert wanted == [answer_regex(policy.card.action_set, 6, [Action.TURN_LEFT])] * 3
-
-
 def test_the_stop_bias_is_on_the_tokens_that_the_local_policy_biases():
     local = load_policy(NANO, device='cpu')
     answers = [[], local.grammar.first[0]]

@@ -18,15 +18,13 @@ from ..policy.base import Policy, Unavailable
 class Question:
     """One decision to make; `token` comes back with the answer.
 
-    The history must not change before the answer has come. begun: what the robot executes
-    already, with which the answer has to begin.
+    The history must not change before the answer has come.
     """
 
     token: int
     run: int
     instruction: str
     history: History
-    begun: tuple[Action, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,10 +107,7 @@ class Decider:
             if question.run != self._run:
                 policy.reset(question.instruction, seed)
                 self._run = question.run
-            if question.begun and hasattr(policy, 'continue_plan'):
-                actions = tuple(policy.continue_plan(question.history, question.begun))
-            else:
-                actions = tuple(policy.plan(question.history))
+            actions = tuple(policy.plan(question.history))
         except UserError as refused:
             error, unavailable = str(refused), isinstance(refused, Unavailable)
         except Exception as failure:  # the node must live, whatever a model does

@@ -4,9 +4,9 @@ It knows no ROS, no clock and no thread. Times are stamps of messages in integer
 that a run replayed from the same messages makes the same decisions.
 
 With replan `during`, the next decision is made while the last action of a plan is driven, from
-the frame at its beginning, and the next plan begins with that action. The policy is told which it
-is; if it answers with another all the same, the base finishes the plan and the policy is asked
-again when it stands.
+the frame at its beginning. If the answer begins with that action, it becomes the next plan, which
+the driver takes over in motion; otherwise the base finishes the plan and the policy is asked again
+when it stands.
 """
 from __future__ import annotations
 
@@ -254,8 +254,7 @@ class Pilot:
             self._tell(self._executed)
         else:
             self.state, self.reason = DECIDING, 'the policy decides'
-        return Question(self._token, self._run, self.instruction, self._history,
-                        tuple(self.actions[-1:]) if ahead else ())
+        return Question(self._token, self._run, self.instruction, self._history)
 
     def fail(self, reason: str) -> None:
         """Hold and end the run because something is missing."""

@@ -35,9 +35,5 @@ class Policy(Protocol):
         the newest being what the camera sees now. After a stop all actions are stop.
         """
 
-    # A policy may also have
-    #
-    # - `cancel()`, if it waits for somebody else: callable from any thread, it makes the `plan` in
-    #   progress raise UserError at once;
-    # - `continue_plan(history, begun)`: `plan` for a robot that executes some actions already,
-    #   which are the first of those given back; what follows is what the policy makes of them.
+    # A policy that waits for somebody else may also have `cancel()`: callable from any thread, it
+    # makes the `plan` in progress raise UserError at once.

@@ -12,8 +12,7 @@ the guess is that the last action goes on: plans of nano then took 2.3 passes in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,8 +20,6 @@ import torch
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.policy.grammar import Answer, AnswerGrammar
 from vlnr1_ros.policy.prompt_rows import Piece, PromptRows
-
-NOTHING: Mapping[int, Sequence[Action]] = MappingProxyType({})
 
 
 class Decoded(NamedTuple):
@@ -46,26 +43,21 @@ class Choice(NamedTuple):
 def decode(
     rows: PromptRows, lm_head: torch.nn.Module, grammar: AnswerGrammar, stop_bias: float,
     prompts: dict[int, list[Piece]], drafts: dict[int, Sequence[Action]] | None,
-    begun: Mapping[int, Sequence[Action]] = NOTHING,
 ) -> dict[int, Decoded]:
     """Greedy answers to the `prompts` of some rows.
 
     drafts: for each row how its answer may begin, at worst nothing; None: guess nothing at all.
-    begun: for some rows how it has to begin.
     """
     answers, fed, drafted, decoded = {}, {}, dict.fromkeys(prompts, 0), {}
     for row, prompt in prompts.items():
-        answers[row] = grammar.begin(grammar.tokens_of(begun.get(row, ())))
+        answers[row] = grammar.begin()
         fed[row] = rows.cut_to(row, prompt)
-        answers[row].push_forced()
-        if answers[row].tokens:
-            fed[row].append(tuple(answers[row].tokens))
-    # a draft that goes on otherwise than the answer has to is none
-    fitting = {row: draft for row, draft in (drafts or {}).items()
-               if draft[:len(begun.get(row, ()))] == list(begun.get(row, ()))}
+        forced = answers[row].push_forced()
+        if forced:
+            fed[row].append(tuple(forced))
     while fed:
-        guesses = {row: _guess(answers[row], drafts and (
-            fitting.pop(row, ()) or answers[row].actions or drafts[row])) for row in fed}
+        guesses = {row: _guess(answers[row], drafts and (answers[row].actions or drafts[row]))
+                   for row in fed}
         scores = _scores(rows, lm_head, stop_bias, fed, guesses)
         fed = {}
         for row, (draft, choices) in guesses.items():

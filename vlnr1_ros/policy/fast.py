@@ -13,7 +13,6 @@ Decides as `lvlm.LvlmPolicy` does, to the rounding of sums taken in another orde
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +22,7 @@ import torch
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.navigation.memory import Growing, History
-from vlnr1_ros.policy.drafts import NOTHING, Decoded, decode
+from vlnr1_ros.policy.drafts import Decoded, decode
 from vlnr1_ros.policy.frame_features import FrameEncoder
 from vlnr1_ros.policy.lvlm import LvlmPolicy
 from vlnr1_ros.policy.processor import IMAGE_TOKEN, first_line
@@ -91,27 +90,20 @@ class FastPolicy(LvlmPolicy):
 
     def plan(self, history: History) -> list[Action]:
         """The next `card.horizon` actions."""
-        return self.continue_plan(history, ())
+        return self.plan_rows({0: history})[0]
 
-    def continue_plan(self, history: History, begun: Sequence[Action]) -> list[Action]:
-        """The next `card.horizon` actions, of which the first are being executed already."""
-        return self.plan_rows({0: history}, {0: begun})[0]
-
-    def plan_rows(
-        self, histories: dict[int, History], begun: Mapping[int, Sequence[Action]] = NOTHING,
-    ) -> dict[int, list[Action]]:
+    def plan_rows(self, histories: dict[int, History]) -> dict[int, list[Action]]:
         """The next `card.horizon` actions of several episodes, by their rows.
 
-        begun: those of some rows that are being executed already. Raises UserError when there is
-        not enough memory, even with empty caches.
+        Raises UserError when there is not enough memory, even with empty caches.
         """
         try:
             try:
-                decoded = self.decide(histories, begun)
+                decoded = self.decide(histories)
             except (RuntimeError, MemoryError) as error:
                 _check_memory(error)
                 self.forget()
-                decoded = self.decide(histories, begun)
+                decoded = self.decide(histories)
         except (RuntimeError, MemoryError) as error:
             _check_memory(error)
             self.forget()
@@ -123,13 +115,11 @@ class FastPolicy(LvlmPolicy):
         return {row: found.actions for row, found in decoded.items()}
 
     @torch.inference_mode()
-    def decide(
-        self, histories: dict[int, History], begun: Mapping[int, Sequence[Action]] = NOTHING,
-    ) -> dict[int, Decoded]:
+    def decide(self, histories: dict[int, History]) -> dict[int, Decoded]:
         """What `plan_rows` decides, and how much of it the drafts had said; no second try."""
         decoded = decode(
             self.prompts, self.model.lm_head, self.grammar, self.card.stop_bias,
-            self._prompts(histories), self.drafts(histories), begun,
+            self._prompts(histories), self.drafts(histories),
         )
         for row, found in decoded.items():
             self.episodes[row].plan = found.actions

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -99,25 +98,16 @@ class LvlmPolicy:
             frames = [np.zeros_like(frame) for frame in frames]
         return encode_prompt(self.processor, blocks, frames).to(self.device)
 
+    @torch.inference_mode()
     def plan(self, history: History) -> list[Action]:
         """The next `card.horizon` actions."""
-        return LvlmPolicy.continue_plan(self, history, ())   # the plain way of a faster one too
-
-    @torch.inference_mode()
-    def continue_plan(self, history: History, begun: Sequence[Action]) -> list[Action]:
-        """The next `card.horizon` actions, of which the first are being executed already.
-
-        Freezing what is executed while one decides: real-time chunking, arXiv 2506.07339.
-        """
-        forced = self.grammar.tokens_of(begun)
         inputs = self.inputs(history)
         prompt_length = inputs['input_ids'].shape[1]
         output = self.model.generate(
             **inputs,
             generation_config=self.generation,
-            prefix_allowed_tokens_fn=lambda _, ids: (
-                forced[len(ids) - prompt_length:][:1]
-                or self.grammar.allowed(ids[prompt_length:].tolist())
+            prefix_allowed_tokens_fn=lambda _, ids: self.grammar.allowed(
+                ids[prompt_length:].tolist()
             ),
             logits_processor=LogitsProcessorList(
                 [StopBias(self.grammar, self.card.stop_bias, prompt_length)]

@@ -19,7 +19,6 @@ import os
 import re
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -176,18 +175,10 @@ class RemotePolicy:
         Raises Unavailable if there is no answer by the deadline or the server is not there,
         UserError if its answer is outside the grammar twice or it refuses the question.
         """
-        return self.continue_plan(history, ())
-
-    def continue_plan(self, history: History, begun: Sequence[Action]) -> list[Action]:
-        """`plan` when the first actions are being executed already.
-
-        A server that cannot constrain its answers is not told, and may answer otherwise.
-        """
         question = self._question(history)
-        wanted = answer_regex(self.card.action_set, self.card.horizon, begun)
         ends_s = time.monotonic() + self.server.deadline_s
         for _ in range(2):
-            reply = self._ask(question, wanted, ends_s)
+            reply = self._ask(question, ends_s)
             try:
                 return self._decode(reply)
             except UserError as error:
@@ -247,10 +238,10 @@ class RemotePolicy:
         return {'type': 'image_url',
                 'image_url': {'url': f'data:image/{self.server.image};base64,{text}'}}
 
-    def _ask(self, question, wanted, ends_s) -> Reply:
+    def _ask(self, question, ends_s) -> Reply:
         """The server's reply to a question, constrained if it can be."""
         if self._structured:
-            reply = self._send({**question, 'structured_outputs': {'regex': wanted}}, ends_s)
+            reply = self._send({**question, 'structured_outputs': {'regex': self._answer}}, ends_s)
             if reply.status not in (400, 422) or b'structured_outputs' not in reply.body:
                 return self._accepted(reply)
             self._structured = False
@@ -288,18 +279,13 @@ class RemotePolicy:
         return self.card.action_set.decode(text)
 
 
-def answer_regex(action_set: ActionSet, horizon: int, begun: Sequence[Action] = ()) -> str:
+def answer_regex(action_set: ActionSet, horizon: int) -> str:
     """All answers of `horizon` actions, and nothing else; once stop is chosen the rest is stop.
-
-    begun: the actions that all of them begin with, fewer than `horizon` and none of them stop.
 
     Without what the regular expressions of some servers lack: groups that do not capture, an
     escaped space.
     """
     phrases = [re.escape(phrase).replace(r'\ ', ' ') for phrase in action_set.phrases]
-    if begun:
-        first = ''.join(phrases[OPTION_ORDER.index(action)] + SEPARATOR for action in begun)
-        return f'{first}({answer_regex(action_set, horizon - len(begun))})'
     stop = phrases.pop(OPTION_ORDER.index(Action.STOP))
     move = f'({"|".join(phrases)})'
 
