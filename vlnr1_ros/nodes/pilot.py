@@ -63,14 +63,14 @@ class Pilot:
         self.accepted = False  # whether the driver has answered the plan in execution
         self.last_stop = ''    # why the last plan or run was broken off
         self.stuck = stuck
+        self.retry_s = retry_s
+        self.asked_ns = 0      # the newest image when the last question was asked
         self.deciding_ns = 0   # of the run, all in all
         self.hidden_ns = 0     # of that, while the base drove
         self._execute = execute
         self._during = during
-        self.asked_ns = 0        # the newest image when the last question was asked
-        self._ahead = False      # whether it was asked while the base drove, and has no answer yet
-        self._looked = False     # whether a plan was asked for to follow the one in execution
-        self.retry_s = retry_s
+        self._ahead = False      # a question asked while the base drove has no answer yet
+        self._looked = False     # what is to follow the plan in execution was asked already
         self._to_rgb = to_rgb
         self._pose_at = pose_at
         self._recent: deque[tuple[int, Any]] = deque(maxlen=RECENT_IMAGES)
