@@ -74,6 +74,9 @@ def generate_launch_description():
         DeclareLaunchArgument('driver', default_value='true', **truth,
                               description='Start the driver; false where somebody else executes '
                               'the plans'),
+        DeclareLaunchArgument('record', default_value='',
+                              description='Folder for recordings of a flight recorder that '
+                              'listens beside the nodes; empty: none'),
         DeclareLaunchArgument('lockstep', default_value='false', **truth,
                               description='Wait for a simulator that waits for the nodes'),
         DeclareLaunchArgument('log_level', default_value='info',
@@ -86,7 +89,7 @@ def generate_launch_description():
 
 
 def nodes(context):
-    """Driver, navigator and what configures and activates it."""
+    """Driver, navigator and what configures and activates it, and who records."""
     value = context.launch_configurations.__getitem__
 
     def text(name):
@@ -114,7 +117,18 @@ def nodes(context):
                     ('image_raw/compressed', f'{value("image")}/compressed'),
                     ('camera_info', value('camera_info')), ('odom', value('odom')),
                     ('instruction', value('instruction'))], **common)
+    # Nobody waits for the recorder; in a simulation that waits for the others it must not lose.
+    recorder = Node(
+        executable='recorder', name='recorder',
+        parameters=[*given, {'use_sim_time': shared['use_sim_time'], 'folder': text('record')},
+                    *([{'reliability': 'reliable'}] if shared['lockstep'] else [])],
+        remappings=[(name, value(argument)) for name, argument in (
+            ('image_raw', 'image'), ('camera_info', 'camera_info'), ('odom', 'odom'),
+            ('cmd_vel', 'cmd_vel'), ('instruction', 'instruction'), ('scan', 'scan'),
+            ('emergency_stop', 'emergency_stop'))] + [
+            ('image_raw/compressed', f'{value("image")}/compressed')], **common)
     return [*([driver] if value('driver') == 'true' else []), navigator,
+            *([recorder] if value('record') else []),
             *(started(navigator) if value('autostart') == 'true' else [])]
 
 

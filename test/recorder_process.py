@@ -18,8 +18,8 @@ class RecorderProcess:
     def __init__(self, graph: Graph, folder: Path, **parameters):
         self.folder = folder
         self._log = graph.folder / f'recorder_{time.monotonic_ns()}.txt'
-        given = {'folder': str(folder), 'stamped': True, 'reliability': 'reliable',
-                 'use_sim_time': True, 'min_free_mb': 1, **parameters}
+        given = {'folder': str(folder), 'reliability': 'reliable', 'use_sim_time': True,
+                 'min_free_mb': 1, **parameters}
         file = self._log.with_suffix('.yaml')
         file.write_text(yaml.safe_dump({'/**': {'ros__parameters': given}}))
         with open(self._log, 'wb') as log:

@@ -31,6 +31,7 @@ class Spun:
         self.context = Context()
         self.context.init(domain_id=domain_id)
         self.node = make_node(self.context)
+        self._clients: dict = {}
         self.executor = make_executor(self.node)
         self.executor.add_node(self.node)
         self.thread = threading.Thread(target=self._spin, daemon=True)
@@ -52,7 +53,10 @@ class Spun:
 
     def call(self, kind: type, name: str, request):
         """The response of a service."""
-        client = self.node.create_client(kind, name)
+        # One client a name: the answer to a new one may be lost while discovery is still going on.
+        if name not in self._clients:
+            self._clients[name] = self.node.create_client(kind, name)
+        client = self._clients[name]
         assert client.wait_for_service(WAIT_S)
         future = client.call_async(request)
         wait_until(future.done)

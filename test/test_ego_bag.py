@@ -112,6 +112,13 @@ def backwards(said, from_s):
     return said
 
 
+def nan(said, from_s, to_s):
+    for at_s, topic, _, message in said:
+        if topic == '/odom' and from_s < at_s < to_s:
+            message.pose.pose.position.x = math.nan
+    return said
+
+
 def frozen(said, from_s, to_s):
     """The same, but the camera repeats a picture with new stamps."""
     kept = picture(int(from_s * 10))
@@ -128,6 +135,7 @@ def broken(said, from_s, to_s):
 
 @pytest.mark.parametrize('spoil, reason', [
     (lambda said: drop(said, 'odom', 6.2, 8.3), r'no odometry for 2\.\d s'),
+    (lambda said: nan(nan(said, 6.2, 8.3), -1.0, 0.07), r'no odometry for 2\.\d s'),
     (lambda said: shifted(said, 7.0, 0.6), 'odometry jumped 0.6. m and . degrees'),
     (lambda said: drop(said, 'image_raw', 6.2, 8.3), r'no image for 1\.\d s after a step'),
     (lambda said: frozen(said, 5.9, 8.2), 'the camera was stuck'),
@@ -146,6 +154,13 @@ def test_a_bad_stretch_is_told_and_left_out(tmp_path, capsys, spoil, reason):
     assert last.meta['stopped'] and last.meta['from_s'] >= 6.0
     rest = [int(action) for action in last.actions]
     assert rest == [*DRIVEN, S][-len(rest):] and len(rest) >= 3
+
+
+def test_a_camera_that_dies_is_no_arrival(tmp_path, capsys):
+    code, (episode,) = convert(tmp_path, drop(teleoperated(DRIVEN), 'image_raw', 9.05, 99.0))
+    assert 'no image any more' in capsys.readouterr().out
+    assert [list(row) for row in episode.labels] == [DRIVEN[k:k + 6] for k in range(4)]
+    assert not episode.meta['stopped']
 
 
 def test_what_was_driven_backwards_is_no_action(tmp_path, capsys):

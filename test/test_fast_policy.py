@@ -1,4 +1,5 @@
 """Fast decisions against the plain way, on every architecture."""
+import queue
 from collections import Counter
 from dataclasses import replace
 
@@ -9,9 +10,13 @@ from tiny_checkpoints import CASE_IDS, CASES, build
 
 from training.decide_variants import gap
 from training.tiny import KINDS
+from vlnr1_ros.motion.plan import Pose
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.navigation.memory import Average, Exponential, Growing, History, LongShort
+from vlnr1_ros.navigation.prompt import Template
+from vlnr1_ros.nodes.decision import Decider
+from vlnr1_ros.nodes.pilot import Pilot
 from vlnr1_ros.policy.load import load_policy
 from vlnr1_ros.policy.lvlm import LvlmPolicy
 from vlnr1_ros.policy.prompt_rows import PromptRows
@@ -261,6 +266,27 @@ def test_out_of_memory_is_tried_again_with_empty_caches(folders, monkeypatch, fa
         assert policy.plan(history) == plan  # memory may be there again
 
 
+def test_out_of_memory_leaves_a_robot_at_rest(folders, monkeypatch):
+    policy = load(folders['qwen2_vl', True])
+
+    def forward(*args, **kwargs):
+        raise torch.OutOfMemoryError('CUDA out of memory')
+
+    monkeypatch.setattr(policy.model.model.language_model, 'forward', forward)
+    card, answers = policy.card, queue.SimpleQueue()
+    frame = frames_of(card, 1)[0]
+    pilot = Pilot(card, 1, 0.0, lambda image: frame, lambda stamp_ns: Pose(0.0, 0.0, 0.0))
+    decider = Decider(policy, answers.put)
+    pilot.instruct(INSTRUCTION, 0)
+    pilot.image(10, None)
+    decider.ask(pilot.question(), 0)
+    pilot.answer(answers.get(timeout=60))
+    decider.close()
+    assert pilot.state == 'failed' and 'out of memory on cpu' in pilot.reason
+    # an empty plan: drop what you have and hold
+    assert [plan.poses for plan in pilot.plans] == [[]]
+
+
 def test_other_errors_are_not_taken_for_memory(folders, monkeypatch):
     policy = load(folders['qwen2_vl', True])
 
@@ -280,3 +306,14 @@ def test_what_is_no_image_is_named(folders, frame):
     policy = load(folders['qwen2_vl', True])
     with pytest.raises(UserError, match='an image cannot be read .* frames are uint8'):
         policy.encoder.encode([frame])
+
+
+def test_a_prompt_with_something_between_its_frames_is_decided_the_same(tmp_path):
+    said = Template('Follow "{instruction}".\nBefore: {history}.\nNow: {current}\n{options}', ' ')
+    policy = load(build(tmp_path / 'model', 'qwen2_vl', False, template=said, sampler=Average(3),
+                        horizon=2))
+    policy.reset(INSTRUCTION)
+    history = empty(policy.card)
+    for frame in frames_of(policy.card, 6):
+        history.add(frame)
+        assert_same(policy, history, policy.plan(history))

@@ -78,7 +78,7 @@ def test_a_run_is_recorded_from_its_first_sentence_to_a_while_after_its_end(tmp_
     flight.at(1.0, 'before')
     flight.instruct(2.0, 'go')
     flight.at(2.5, 'heard')
-    flight.instruct(3.0, 'go')      # repeated until the state shows it
+    flight.instruct(3.0, ' go\n')   # repeated until the state shows it
     flight.state(3.5, True)
     assert flight.recording.startswith(f'{tmp_path}/run_')
     flight.at(4.0, 'driving')
@@ -90,7 +90,7 @@ def test_a_run_is_recorded_from_its_first_sentence_to_a_while_after_its_end(tmp_
     path, = bags(tmp_path)
     assert contents(path) == [
         ('/instruction', 2.0, 'go'), ('/t', 2.5, 'heard'),
-        ('/instruction', 3.0, 'go'), ('/state', 3.5, 'True'), ('/t', 4.0, 'driving'),
+        ('/instruction', 3.0, ' go\n'), ('/state', 3.5, 'True'), ('/t', 4.0, 'driving'),
         ('/state', 5.0, 'False'), ('/t', 5.4, 'standing'), ('/t', 5.6, 'last')]
     assert (path / 'metadata.yaml').is_file()
 
@@ -108,6 +108,17 @@ def test_another_sentence_ends_a_run_and_begins_the_next(tmp_path):
     assert first[0] == ('/instruction', 1.0, 'go')
     assert second[0] == ('/instruction', 2.0, 'stop by the lamp')
     assert [what for topic, _, what in second if topic == '/instruction'] == ['stop by the lamp']
+
+
+def test_the_same_sentence_again_is_another_run(tmp_path):
+    flight = Flight(tmp_path)
+    for second in (1.0, 3.0):
+        flight.instruct(second, 'go')
+        flight.state(second + 0.1, True)
+        flight.state(second + 0.5, False)
+    flight.close()
+    assert [contents(path)[0] for path in bags(tmp_path)] == [
+        ('/instruction', 1.0, 'go'), ('/instruction', 3.0, 'go')]
 
 
 def test_an_event_saves_the_ring_and_what_follows_it_unless_a_run_holds_it(tmp_path):

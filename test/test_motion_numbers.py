@@ -1,6 +1,7 @@
 """The driver's figures: whatever it is fed it keeps its limits, and primitives are accurate."""
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ class Fuzz:
 
     def event(self):
         rng, driver = self.rng, self.driver
-        kind = rng.randrange(8)
+        kind = rng.randrange(9)
         if kind == 0:
             pose = Pose(self.number(), self.number(), self.number())
             driver.hear_odometry(self.now_ns, Odometry(self.stamp_ns(), rng.choice(['odom', '']),
@@ -79,6 +80,11 @@ class Fuzz:
                 self.config, ranges, self.number(), self.number(), self.number(), self.number()))
         elif kind == 5:
             self.now_ns = max(0, self.now_ns + rng.choice([-10**9, 1, 10**7, 10**8, 10**12]))
+        elif kind == 6:
+            self.config = replace(
+                self.config, max_linear_m_s=rng.uniform(0.01, self.config.hard_linear_m_s),
+                max_angular_rad_s=rng.uniform(0.01, self.config.hard_angular_rad_s))
+            driver.configure(self.config)
         else:
             self.now_ns += PERIOD_NS
 
@@ -88,8 +94,10 @@ class Fuzz:
         command = driver.step(self.now_ns)
         linear, angular = command or (0.0, 0.0)
         assert math.isfinite(linear) and math.isfinite(angular)
-        assert 0.0 <= linear <= config.max_linear_m_s + 1e-9
-        assert abs(angular) <= config.max_angular_rad_s + 1e-9
+        # with `stop_decel_m_s2` the base may be on its way down to a limit that was lowered
+        for speed, last, limit in ((linear, self.last[0], config.max_linear_m_s),
+                                   (abs(angular), abs(self.last[1]), config.max_angular_rad_s)):
+            assert 0.0 <= speed <= max(limit, last if config.stop_decel_m_s2 else 0.0) + 1e-9
         dt_s = min(max((self.now_ns - before_ns) * 1e-9, 0.0), 0.1)
         assert linear - self.last[0] <= config.max_linear_m_s2 * dt_s + 1e-9
         assert abs(angular) - abs(self.last[1]) <= config.max_angular_rad_s2 * dt_s + 1e-9

@@ -125,7 +125,7 @@ def test_a_failed_configure_says_why_and_can_be_tried_again(robot, asleep):
     assert set_policy(robot, '/nowhere').successful
     assert not change(robot, CONFIGURE)
     assert state(robot) == 'unconfigured'
-    wait_until(lambda: '/nowhere' in robot.states[-1]['reason'])
+    wait_until(lambda: robot.states and '/nowhere' in robot.states[-1]['reason'])
     robot.diagnostics.clear()
     wait_until(lambda: robot.diagnostics)
     status, = robot.diagnostics[-1].status
@@ -144,7 +144,7 @@ def test_a_defect_while_configuring_is_a_failed_transition_too(robot, asleep, mo
     with monkeypatch.context() as patch:
         patch.setattr(module, 'named_policy', broken)
         assert not change(robot, CONFIGURE)
-    wait_until(lambda: 'in a model' in robot.states[-1]['reason'])
+    wait_until(lambda: robot.states and 'in a model' in robot.states[-1]['reason'])
     assert change(robot, CONFIGURE) and change(robot, ACTIVATE)
 
 
@@ -166,12 +166,14 @@ def test_an_inactive_one_neither_moves_nor_remembers_what_it_was_told(robot, asl
         assert not answer.success and 'inactive' in answer.message
     ask_to_move(robot)
     time.sleep(0.5)
-    assert not robot.plans and not robot.heartbeats and robot.state == 'inactive'
+    assert not robot.plans and not robot.heartbeats
+    told(robot, 'inactive')
     assert change(robot, ACTIVATE)
     robot.wait_for_navigator()
     robot.see()
     time.sleep(0.5)
-    assert not robot.plans and robot.state == 'idle'
+    assert not robot.plans
+    told(robot, 'idle')
     drive(robot)
 
 
@@ -297,8 +299,15 @@ def test_one_that_was_killed_comes_back_and_waits_for_a_person(robot, domain_id,
     ask_to_move(robot)
     time.sleep(0.5)
     assert not robot.plans and robot.state == 'unconfigured'
+    assert process.end(signal.SIGINT) == (0, '')
+
+
+def test_the_process_ends_well_after_shutdown(robot, domain_id, tmp_path):
+    process = Process(domain_id, tmp_path, policy='stop')
+    told(robot, 'unconfigured')
     assert change(robot, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
-    assert process.process.wait(20) == 0
+    assert process.process.communicate(timeout=20) == ('', None)
+    assert process.process.returncode == 0
 
 
 def test_a_signal_while_the_model_loads_ends_it_at_once(robot, domain_id, tmp_path):

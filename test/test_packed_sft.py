@@ -76,6 +76,7 @@ def test_card_and_tokenizer_travel_along(trained):
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
         untrained, ego, tmp_path, monkeypatch):
     train(untrained, ego, tmp_path / 'whole', 6, '--save-steps', '2')
+    assert len(list((tmp_path / 'whole.run').glob('checkpoint-*'))) == 1
 
     class Interrupted(packed_sft.PackedCollator):
         batches = 0

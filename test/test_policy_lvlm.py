@@ -5,11 +5,11 @@ from itertools import product
 
 import pytest
 import torch
-from tiny_checkpoints import CASE_IDS, CASES, build, card_for, history_of
+from tiny_checkpoints import CASE_IDS, CASES, CORPUS, build, card_for, history_of
 from transformers import AutoModelForImageTextToText
 
 from training.checkpoint import save_checkpoint
-from training.tiny import KINDS, build_model
+from training.tiny import KINDS, build_model, build_tiny
 from vlnr1_ros.navigation.actions import Action, ActionSet
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.policy.load import load_policy
@@ -202,6 +202,34 @@ def test_adapter_is_applied_to_its_base(folders, tmp_path):
     assert torch.allclose(merged, next_logits(plain, history), atol=1e-4)
     assert (merged - untouched).abs().max() > 1e-2
     assert len(adapted.plan(history)) == 3
+
+
+def adapter(folder, base, named):
+    """An adapter made for `base` that says it was made for `named`."""
+    from peft import LoraConfig, get_peft_model
+
+    model = load_model(base, torch.float32)
+    get_peft_model(model, LoraConfig(r=4, target_modules=['q_proj'])).save_pretrained(folder)
+    config = json.loads((folder / 'adapter_config.json').read_text())
+    config['base_model_name_or_path'] = str(named)
+    (folder / 'adapter_config.json').write_text(json.dumps(config))
+    card_for('qwen2_vl').save(folder)
+    return folder
+
+
+@pytest.mark.parametrize('other', ['more layers', 'wider', 'another architecture'])
+def test_adapter_of_another_base_is_refused(folders, tmp_path, other):
+    if other == 'another architecture':
+        made_for = folders['qwen3_vl', True]
+    else:
+        sizes = {'more layers': {'layers': 6}, 'wider': {'hidden': 160}}[other]
+        made_for = tmp_path / 'other'
+        build_tiny('qwen2_vl', made_for, CORPUS, card_for('qwen2_vl'), **sizes)
+    folder = adapter(tmp_path / 'adapter', made_for, folders['qwen2_vl', True])
+    with pytest.raises(UserError, match='adapter (was made for another base|cannot be loaded)') \
+            as caught:
+        load_policy(folder, device='cpu')
+    assert '\n' not in str(caught.value)
 
 
 def test_wrong_use_is_refused(folders):

@@ -85,10 +85,11 @@ def test_a_group_holds_one_decision_of_each_run_of_an_episode(apartments, tmp_pa
         assert prompt.count('<|vision_start|>') == len(decision.images)
 
 
-def test_it_trains(apartments, tmp_path):
+def test_it_trains_and_resumes(apartments, tmp_path):
     out = tmp_path / 'out'
-    assert call('rft', arguments(apartments, out, '--max_steps', '2', '--learning_rate',
-                                 '1e-3')) == 0
+    command = arguments(apartments, out, '--max_steps', '2', '--save_steps', '1',
+                        '--learning_rate', '1e-3')
+    assert call('rft', command) == 0
     found = {key: logged(out / 'checkpoint-2', key) for key in (
         'rewards/progress/mean', 'rewards/success/mean', 'rewards/efficiency/mean', 'kl',
         'run_length')}
@@ -96,6 +97,11 @@ def test_it_trains(apartments, tmp_path):
     before, after = (load_file(folder / 'model.safetensors') for folder in (NANO, out))
     assert any(not torch.equal(before[name].float(), after[name].float()) for name in before)
     assert json.loads((out / 'navigation.json').read_text())['recipe']['closed_loop'] is True
+    for folder in (out, out / 'checkpoint-2'):
+        (folder / 'navigation.json').unlink()
+    assert call('rft', command) == 0
+    for key, values in found.items():
+        assert logged(out / 'checkpoint-2', key) == pytest.approx(values, rel=1e-4, abs=1e-6)
 
 
 def test_decisions_are_drawn_evenly():
@@ -111,6 +117,7 @@ def test_decisions_are_drawn_evenly():
     (['--tiers', 'palace'], ['palace']),
     (['--progress_weight', '0', '--success_weight', '0', '--efficiency_weight', '0'], ['all 0']),
     (['--run_decisions', '0'], ['run_decisions is 0']),
+    (['--use_vllm', 'true'], ['--use_vllm']),
 ])
 def test_bad_settings_end_in_one_line(more, words, apartments, tmp_path, capsys):
     assert call('rft', arguments(apartments, tmp_path / 'out', *more)) == 2

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import both_stages
 import pytest
@@ -16,11 +17,11 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import logged, tiny, write_runs
 
-from conftest import REPOSITORY
 from training.ego_dataset import EpisodeRecord
 from training.sft import last_whole_checkpoint
 from vlnr1_ros.__main__ import call
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(REPOSITORY)}
 
 
@@ -106,7 +107,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(file, model, data, tmp_path, cap
     assert 'checkpoint-4 cannot be written' in error and 'make room' in error
     assert f'{out / "checkpoint-2"} is whole' in error
     assert not (out / 'checkpoint-4').exists(), 'its part takes no room'
-    assert call('sft', arguments(model, data, out)) == 0
+    assert call('sft', arguments(model, data, out, '--save_total_limit', '1')) == 0
+    assert [folder.name for folder in out.glob('checkpoint-*')] == ['checkpoint-6']
 
 
 @pytest.mark.parametrize('workers', ['0', '1'])

@@ -23,8 +23,7 @@ class ClosedLoop(TrainerCallback):
     """Evaluates each checkpoint on a fixed small set once it is saved.
 
     `OUTPUT_DIR/closed_loop.jsonl` gets a line a trial; `OUTPUT_DIR/best` is the checkpoint of the
-    highest SPL (at the named object where episodes have one). Must come after the callback that
-    writes the card.
+    highest SPL (at the named object where episodes have one).
     """
 
     def __init__(self, arguments: RftArguments, folder: Path):

@@ -75,7 +75,7 @@ def settings_of(bag: Bag, args: argparse.Namespace) -> EgoSettings:
 
 def episodes_of(bag: Bag, run: Run, episode_id: str, settings: EgoSettings) -> Made:
     """Cut a run, read its frames, and make an episode of every usable piece."""
-    odometry = bag.odometry(run.images_ns[0], run.images_ns[-1])
+    odometry = bag.odometry(run.images_ns[0], run.end_ns)
     pieces, bad = cut_run(odometry, run.images_ns, settings.action_set)
     seen = {ns: _frame(bag, ns, settings) for piece in pieces for ns in piece.frames_ns}
     whole, episodes, notes = run.arrived, [], []

@@ -42,9 +42,9 @@ class EgoSettings:
     """Everything that decides what an episode's files hold; equal for a whole root folder.
 
     ``source`` is 'replay' (the expert acts), 'noise' (bursts of random actions), 'policy' (a
-    policy acts) or 'import' (made by other programs). Frames are stored at ``frame_width`` x
-    ``frame_height`` pixels. ``preset`` names the benchmark; the agent's size, sliding and the
-    expert's path are its.
+    policy acts), 'bag' (recordings of a robot) or 'import' (made by other programs). Frames are
+    stored at ``frame_width`` x ``frame_height`` pixels. ``preset`` names the benchmark; the
+    agent's size, sliding and the expert's path are its.
     """
 
     action_set: ActionSet = field(default_factory=ActionSet)

@@ -8,9 +8,11 @@ from pathlib import Path
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, ProgressCallback
+from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOTrainer, SFTTrainer
 from trl.trainer.utils import RepeatSampler
 
+from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
 
 # how torch.save ends when nothing more can be written: no errno, no word of a disk
@@ -23,10 +25,13 @@ class _Resumable:
     Saving a Qwen-VL model renames its parameters to the published names, and only from_pretrained
     turns them back. The stock trainer loads the file by name, finds no name it knows, warns, and
     would train on from the weights the run began with.
+
+    card: written into each checkpoint.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, card: NavigationCard | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        self._card = card
         if self.pop_callback(ProgressCallback):
             self.add_callback(_Progress)
 
@@ -45,12 +50,15 @@ class _Resumable:
     def _save_checkpoint(self, model, trial):
         """Whole or not at all; UserError where it cannot be written.
 
-        Older checkpoints are left to `CardInCheckpoints`, for until then this one is not whole.
+        The card is written after everything else, which marks a checkpoint as whole, and only
+        then are older ones deleted (`save_total_limit`), so that there is always a whole one.
         """
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         folder = Path(self.args.output_dir) / f'checkpoint-{self.state.global_step}'
         try:
             super()._save_checkpoint(model, trial)
+            if self._card and self.args.should_save:
+                self._card.save(folder)
         except (OSError, SafetensorError, RuntimeError) as error:
             reason = getattr(error, 'strerror', None) or str(error)
             if isinstance(error, RuntimeError):
@@ -63,6 +71,8 @@ class _Resumable:
                             'there; make room') from error
         finally:
             self.args.save_total_limit = limit
+        if self.args.should_save:
+            rotate_checkpoints(self.args.output_dir, limit)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if self.is_fsdp_enabled or isinstance(self.model, PeftModel):

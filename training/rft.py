@@ -23,7 +23,6 @@ from training.closed_loop import ClosedLoop
 from training.resumable import ResumableGrpoTrainer
 from training.rft_config import NavRftConfig, RftArguments
 from training.sft import (
-    CardInCheckpoints,
     adapters,
     load_data,
     load_model,
@@ -112,12 +111,11 @@ def make_trainer(arguments: RftArguments, config: NavRftConfig,
     card = replace(trained_card(card, 'rft', arguments, config, 'num_generations', 'beta',
                                 'epsilon', 'loss_type', 'temperature', 'scale_rewards'),
                    stop_bias=card.stop_bias)
-    callbacks = [CardInCheckpoints(card)]
-    if arguments.eval_data:
-        callbacks.append(ClosedLoop(arguments, Path(config.output_dir)))
+    callbacks = [ClosedLoop(arguments, Path(config.output_dir))] if arguments.eval_data else None
     trainer = (kind or trainer_class(config, model))(
         model=model, args=config, train_dataset=rows, processing_class=processor,
-        reward_funcs=functions, peft_config=adapters(arguments), callbacks=callbacks, **more)
+        reward_funcs=functions, peft_config=adapters(arguments), callbacks=callbacks,
+        card=card, **more)
     return trainer, card
 
 

@@ -148,6 +148,8 @@ def load_episodes(arguments: RftArguments, config) -> tuple[Dataset, NavigationC
     if len(arguments.data) != 1 or not (Path(arguments.data[0]) / 'datasets').is_dir():
         raise UserError(f'--closed_loop drives in apartments: {" ".join(arguments.data)} is not '
                         'one folder with datasets/ and scene_datasets/; make it with vlnr1 worlds')
+    if config.use_vllm:
+        raise UserError('--closed_loop samples with the model in training; leave --use_vllm out')
     card = NavigationCard.load(arguments.card or arguments.model)
     per_process = config.per_device_train_batch_size * config.steps_per_generation
     of_episode = config.num_generations * arguments.run_decisions

@@ -17,9 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from peft import LoraConfig
-from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTTrainer
 
 from training import recipe
@@ -34,22 +32,6 @@ from vlnr1_ros.navigation.card import FILE_NAME, NavigationCard
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.policy import lvlm
 from vlnr1_ros.policy.processor import NavProcessor
-
-
-class CardInCheckpoints(TrainerCallback):
-    """Writes the card into each checkpoint after everything else, which marks it as whole.
-
-    Only then are older ones deleted (`save_total_limit`), so that there is always a whole one.
-    """
-
-    def __init__(self, card: NavigationCard):
-        self._card = card
-
-    def on_save(self, args, state, control, **kwargs):
-        """Called by the trainer once a checkpoint is written."""
-        if state.is_world_process_zero:
-            self._card.save(Path(args.output_dir) / f'checkpoint-{state.global_step}')
-            rotate_checkpoints(args.output_dir, args.save_total_limit)
 
 
 def load_data(arguments: SftArguments, seed: int, as_column: bool = False):
@@ -142,7 +124,7 @@ def make_trainer(arguments: SftArguments,
     card = trained_card(card, 'sft', arguments, config)
     trainer = ResumableTrainer(model=model, args=config, train_dataset=rows,
                                processing_class=processor, peft_config=adapters(arguments),
-                               callbacks=[CardInCheckpoints(card)])
+                               card=card)
     return trainer, card
 
 

@@ -55,7 +55,9 @@ def cut_run(odometry: Sequence[Odometry], images_ns: Sequence[int],
     """
     pieces: list[Piece] = []
     bad: list[Bad] = []
-    rest, start_ns = list(odometry), images_ns[0] if len(images_ns) else 0
+    # what is not finite is no message: where there are many, odometry is missing
+    rest = [o for o in odometry if o.pose.finite()]
+    start_ns = images_ns[0] if len(images_ns) else 0
     while True:
         begin = _first_image(images_ns, start_ns)
         rest = [o for o in rest if begin is not None and o.stamp_ns >= begin]
@@ -110,8 +112,6 @@ def _driven(odometry, action_set):
     driven: list[tuple[Action, int, Pose]] = []
     last = odometry[0]
     for index, now in enumerate(odometry):
-        if not now.pose.finite():
-            continue
         reason = _trouble(last, now)
         cut = [] if reason else cutter.add(now.pose)
         if None in cut:
@@ -147,7 +147,7 @@ def _end_ns(odometry, goal: Pose, action_set: ActionSet) -> int:
     forward_m, _ = action_set.displacement(Action.MOVE_FORWARD)
     _, turn_rad = action_set.displacement(Action.TURN_LEFT)
     ways = [max(o.pose.distance_m(goal) / forward_m, o.pose.turn_rad(goal) / turn_rad)
-            if o.pose.finite() else math.inf for o in odometry]
+            for o in odometry]
     near = min(ways) + ARRIVED_SHARE
     return next(o.stamp_ns for o, way in zip(odometry, ways) if way <= near)
 

@@ -85,6 +85,7 @@ class FlightRecorder:
         """
         if self._end_at_s is not None:
             self._finish('a new instruction')
+        text = ' '.join(text.split())   # as the navigator tidies it
         said, first_ns, last_ns = self._said
         repeated = text == said and 0 <= stamp_ns - last_ns <= REPEATED_NS
         self._said = (text, first_ns if repeated else stamp_ns, stamp_ns)
@@ -95,6 +96,8 @@ class FlightRecorder:
         if followed == self._instruction:
             return
         self._instruction = followed
+        if not followed:
+            self._said = ('', 0, 0)   # the same sentence would begin another run
         if self._by_hand or not self._limits.runs:
             return
         if not followed:

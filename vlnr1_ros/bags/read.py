@@ -43,12 +43,14 @@ class Topics:
 class Run:
     """A sentence and what was seen from then on; images_ns: ascending stamps.
 
+    end_ns: what is stamped later is not of this run; the camera may have died before.
     states: what the navigator said of this run meanwhile ('executing', 'finished', ...).
     frames_at: {number of a decision: frames in the history it was made with}, in order.
     """
 
     instruction: str
     images_ns: list[int] = field(default_factory=list)
+    end_ns: int = LAST_NS
     states: list[str] = field(default_factory=list)
     frames_at: dict[int, int] = field(default_factory=dict)
 
@@ -175,6 +177,8 @@ class Bag:
                 runs[-1].hear_state(text)
             elif (text := ' '.join(text.split())) and text != runs[-1].instruction:
                 runs.append(Run(text))
+        for run, following in zip(runs, runs[1:]):
+            run.end_ns = min(following.images_ns[:1], default=LAST_NS) - 1
         return [run for run in runs if run.images_ns and (run.instruction or len(runs) == 1)]
 
     def _raw(self, *topics, **span):

@@ -123,7 +123,11 @@ class BagFile:
     def finish(self) -> Path:
         """Write index and metadata and give the bag its name; returns its folder."""
         self._writer.close()
+        # before it has its name: a power cut leaves no empty file of that name
+        for path in (*self._partial.iterdir(), self._partial):
+            _to_disk(path)
         os.rename(self._partial, self.path)
+        _to_disk(self.path.parent)
         return self.path
 
     def leave(self) -> None:
@@ -135,6 +139,15 @@ class BagFile:
         """Leave nothing of it."""
         self.leave()
         shutil.rmtree(self._partial, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def repair(partial: Path, folder: Path) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path as FilePath
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist, TwistStamped
 from nav_msgs.msg import Odometry, Path
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
@@ -42,10 +43,12 @@ RELIABILITY = {'best_effort': ReliabilityPolicy.BEST_EFFORT,
                'reliable': ReliabilityPolicy.RELIABLE}
 IMAGES = {'raw': ('image_raw', Image), 'compressed': ('image_raw/compressed', CompressedImage),
           'none': None}
+VELOCITIES = {'geometry_msgs/msg/Twist': Twist, 'geometry_msgs/msg/TwistStamped': TwistStamped}
 KNOWN = {'image_transport': IMAGES, 'reliability': RELIABILITY}
 QUEUE, IMAGE_QUEUE = 2000, 100
 WAITING_MB = 128      # messages not yet written, beyond which new ones are dropped
 TICK_S = 0.1
+LOOK_S = 0.3
 ANSWER_S = 10.0       # a service waits for the disk
 CLOSE_S = 20.0        # to finish what is being written
 HOLD_REASON = 'an empty plan asks to hold'   # the navigator's wish, not a stop rule
@@ -61,7 +64,6 @@ class RecorderConfig:
     image_transport: str = number('raw', 'raw, compressed, or none')
     reliability: str = number('best_effort', 'QoS of the subscriptions to sensors and velocities: '
                               'best_effort or reliable')
-    stamped: bool = number(False, 'cmd_vel is TwistStamped, as the parameter of the driver says')
     ring_s: float = number(120.0, 'so much of the past is kept in memory', 's', 5.0, 3600.0)
     ring_mb: int = number(256, 'memory for it; the past is shorter when it does not suffice', 'MB',
                           1, 65536)
@@ -120,7 +122,6 @@ class RecorderNode(Node):
                 (DiagnosticArray, 'plan_status', reliable, self._on_plan_status),
                 (Bool, 'emergency_stop', sensor, self._on_emergency),
                 (DiagnosticArray, '/diagnostics', sensor, None),
-                (TwistStamped if self._config.stamped else Twist, 'cmd_vel', sensor, None),
                 (Odometry, 'odom', sensor, None),
                 (LaserScan, 'scan', sensor, None),
                 (CameraInfo, 'camera_info', sensor, None)):
@@ -130,13 +131,24 @@ class RecorderNode(Node):
             self._listen(kind, topic, image, None)
         self.create_service(Trigger, '~/save', self._on_save)
         self.create_service(SetBool, '~/record', self._on_record)
-        self.create_timer(1.0, self._on_diagnostics)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1.0, self._on_diagnostics, clock=steady)
+        self._look = self.create_timer(
+            LOOK_S, lambda: self._look_for_velocity(sensor), clock=steady)
+
+    def _look_for_velocity(self, qos):
+        """Listen to cmd_vel once somebody publishes it: only then its type is known."""
+        for publisher in self.get_publishers_info_by_topic(self.resolve_topic_name('cmd_vel')):
+            kind = VELOCITIES.get(publisher.topic_type)
+            if kind is not None:
+                self._look.cancel()
+                self._listen(kind, 'cmd_vel', qos, None)
+                return
 
     def _listen(self, kind, topic, qos, handler):
         """Let `handler` read every message of a topic, and queue it as it came."""
         name = self.resolve_topic_name(topic)
-        package, _, group = kind.__module__.partition('.')
-        kind_name = f'{package}/{group.split(".")[0]}/{kind.__name__}'
+        kind_name = f'{kind.__module__.split(".")[0]}/msg/{kind.__name__}'
 
         def heard(data: bytes):
             stamp_ns = runtime.now_ns(self)
@@ -150,7 +162,7 @@ class RecorderNode(Node):
     # What is heard
 
     def _on_instruction(self, stamp_ns, message):
-        self._put(self._flight.hear_instruction, stamp_ns, message.data.strip())
+        self._put(self._flight.hear_instruction, stamp_ns, message.data)
 
     def _on_state(self, stamp_ns, message):
         try:

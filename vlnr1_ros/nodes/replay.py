@@ -156,7 +156,7 @@ def _remarks(run, decisions, missed) -> list[str]:
 
 def _by_motion(bag, run, policy):
     card, sight = policy.card, _sight(bag, policy.card.camera)
-    odometry = bag.odometry(run.images_ns[0], run.images_ns[-1])
+    odometry = bag.odometry(run.images_ns[0], run.end_ns)
     pieces, bad = cut_run(odometry, run.images_ns, card.action_set)
     decisions = []
     for piece in pieces:

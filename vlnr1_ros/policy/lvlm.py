@@ -137,13 +137,29 @@ def load_model(folder: str | Path, dtype: torch.dtype | str):
     folder = Path(folder)
     if not (folder / ADAPTER_FILE).is_file():
         return _load_whole(folder, dtype)
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 
-    base = _load_whole(_base_of_adapter(folder), dtype)
+    base_folder = _base_of_adapter(folder)
+    base = _load_whole(base_folder, dtype)
     try:
-        return PeftModel.from_pretrained(base, folder).merge_and_unload()
+        adapted = PeftModel.from_pretrained(base, folder)
+        stored, taken = load_peft_weights(folder, 'cpu'), get_peft_model_state_dict(adapted)
+        # The library would leave the odd ones out, or zero, with no more than a warning.
+        if (odd := sorted(stored.keys() ^ taken.keys())) or _another_class(adapted, base):
+            raise UserError(
+                f'{folder}: the adapter was made for another base than {base_folder}'
+                + (f': {len(odd)} weights do not fit, for example {odd[0]}' if odd else '')
+                + f'; correct base_model_name_or_path in {ADAPTER_FILE}'
+            )
+        return adapted.merge_and_unload()
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f'{folder}: the adapter cannot be loaded ({first_line(error)})') from error
+
+
+def _another_class(adapted, base) -> bool:
+    """Whether an adapter names the class it was made for, and it is not the base's."""
+    mapping = adapted.peft_config['default'].auto_mapping or {}
+    return mapping.get('base_model_class', type(base).__name__) != type(base).__name__
 
 
 def load_processor(folder: str | Path) -> NavProcessor:
