@@ -268,7 +268,10 @@ def test_a_spin_is_ended_by_a_step_while_the_base_turns():
     assert run.driven == [L] * 13 + [F]
 
 
-def test_an_action_that_two_plans_share_is_one_for_the_rule_against_spins():
-    run = Run(lambda question: [L] * 6, execute=1, decision_s=2.0, stuck='escape')
+@pytest.mark.parametrize('decision_s', [0.5, 2.0])
+@pytest.mark.parametrize('other', [L, F])
+def test_the_rule_against_spins_counts_every_turn_once(other, decision_s):
+    run = Run(lambda question: [other if run.asked[-1][1] else L, *[L] * 5], execute=2,
+              decision_s=decision_s, stuck='escape')
     run.until(lambda: run.pilot.stuck.count)
-    assert run.driven.count(L) in (12, 13)
+    assert run.driven.count(L) == (12 if other == F else 12 + (decision_s > 1.0))
