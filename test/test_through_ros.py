@@ -22,7 +22,8 @@ def job(settings):
     card, name = evaluate_config.card_and_policy(settings)
     environment = evaluate_config.environment_config(settings, card)
     return Job(name, card, environment, settings.swap, settings.seed, None, {},
-               mode=evaluate_config.ros_mode(settings))
+               mode=evaluate_config.ros_mode(settings), replan=settings.replan,
+               decision_time_s=settings.decision_time, execute=settings.execute)
 
 
 @pytest.fixture
@@ -84,16 +85,35 @@ def test_graphs_side_by_side_give_one_file(apartments, tmp_path):
     # Who stops at once stands where it stood, whether a driver would have driven it or not.
     settings, lines = evaluate(config(apartments, out, workers=2, mode='velocity', **few))
     assert len(lines) == 2 and results.read(out) == (settings, lines)
+    times = [{key: line.pop(key) for key in ('seconds', 'seconds_to_goal', 'decisions_hidden')}
+             for line in lines]
+    assert all(0.0 < time['seconds'] < 1.0 and time['decisions_hidden'] is None for time in times)
     assert lines == in_process(config(apartments, **few), [line['episode_id'] for line in lines])
     assert settings['through_ros'] is True and settings['mode'] == 'velocity'
     with pytest.raises(UserError, match='was made with through_ros True'):
         evaluate(config(apartments, out, through_ros=False, **few))
 
 
+def test_decisions_hide_behind_motion(apartments, through_ros):
+    settings = config(apartments, policy='expert', camera='32x32', mode='velocity',
+                      replan='during', decision_time=0.5, execute=3)
+    line = through_ros(settings)('1')
+    assert line['success'] == 1.0 and line['seconds_to_goal'] == line['seconds']
+    # each plan begins with the action in progress
+    assert line['decisions'] > 4 and len(line['actions']) <= 2 * line['decisions'] + 1
+    assert line['decisions_hidden'] >= 0.9
+
+
 @pytest.mark.parametrize('changes, told', [
     ({'through_ros': False, 'mode': 'velocity'}, '--mode velocity.*--through-ros'),
     ({'imperfections': 1.0}, '--imperfections 1.*--mode velocity'),
     ({'through_ros': False, 'imperfections': 1.0}, '--through-ros --mode velocity'),
+    ({'replan': 'during'}, '--replan during.*--mode velocity'),
+    ({'through_ros': False, 'decision_time': 0.5}, '--decision-time.*--through-ros'),
+    ({'mode': 'velocity', 'replan': 'never'}, "'never'.*after or during"),
+    ({'mode': 'velocity', 'decision_time': -1.0}, 'decision_time is -1'),
+    ({'through_ros': False, 'execute': 2}, '--execute 2.*--through-ros'),
+    ({'execute': 0}, 'execute is 0'),
     ({'mode': 'flying'}, "'flying'.*discrete, velocity"),
     ({'policy': 'forward'}, 'forward.*without --through-ros'),
     ({'seed': -1}, 'seed is -1'),

@@ -4,6 +4,8 @@
     vlnr1 evaluate --policy models/nano --tier room --swap --out results/nano_swapped.jsonl
     vlnr1 evaluate --policy checkpoints/mine --preset r2r --split val_unseen --episodes 0
     vlnr1 evaluate --policy models/nano --through-ros --mode velocity
+    vlnr1 evaluate --policy models/nano --through-ros --mode velocity --execute 4 \\
+        --decision-time 0.5 --replan during
     vlnr1 evaluate --config evaluate.yaml --policy expert
 
 Policies: a checkpoint folder, the URL of a server (http://HOST:8000/v1?card=FOLDER), or random,
@@ -81,7 +83,8 @@ def evaluate(config: EvaluateConfig) -> tuple[dict, list[dict]]:
                         f'of split {config.split} do not tell how far they are')
     job = Job(policy, card, environment, config.swap, config.seed, config.device,
                distances, config.habitat_python, ros_mode(config), config.imperfections,
-               config.dtype, config.plain, config.batch)
+               config.dtype, config.plain, config.batch, config.replan, config.decision_time,
+               config.execute)
     settings = result_settings(config, policy, environment)
     lines = _run(job, chosen, results.ResultFile(result_path(config), settings), config)
     return settings, lines

@@ -20,6 +20,7 @@ from vlnr1_ros.resources import given_or_shipped
 EXPERT = 'expert'
 HASHED_BYTES = 1 << 20
 VELOCITY = 'velocity'
+AFTER, DURING = 'after', 'during'   # when the navigator decides
 DTYPES = ('float32', 'bfloat16', 'float16', 'auto')
 MODES = ('discrete', VELOCITY)   # of the ROS graph
 FROM_PRESET = ('dataset', 'turn_deg', 'forward_m', 'agent_radius_m', 'agent_height_m',
@@ -68,6 +69,14 @@ class EvaluateConfig:
     imperfections: float = field(default=0.0, metadata={'help':
         'of --mode velocity: what a real base does wrong, in times of the errors of a small robot '
         '(docs/simulation.md)'})
+    replan: str = field(default=AFTER, metadata={'help':
+        'of --mode velocity. after: decide when the base stands; during: while it drives the last '
+        'action of its plan'})
+    decision_time: float = field(default=0.0, metadata={'help':
+        'of --mode velocity: simulated seconds that a decision takes, during which the base '
+        'stands or, with --replan during, drives'})
+    execute: Optional[int] = field(default=None, metadata={'help':
+        "of --through-ros: actions executed per decision. Default: as the policy's card says"})
     turn_deg: Optional[float] = field(default=None, metadata={'help':
         "the simulator's degrees per turn. Default: the preset's (30; R2R 15)"})
     forward_m: Optional[float] = field(default=None, metadata={'help':
@@ -133,6 +142,10 @@ def ros_mode(config: EvaluateConfig) -> str | None:
         if config.imperfections:
             raise UserError(f'--imperfections {config.imperfections:g} are those of a driven '
                             'base: give --through-ros --mode velocity')
+        if config.execute is not None:
+            raise UserError(f'--execute {config.execute} is told to the navigator: give '
+                            '--through-ros')
+        _check_time(config, None)
         return None
     mode = config.mode or MODES[0]
     if mode not in MODES:
@@ -140,6 +153,9 @@ def ros_mode(config: EvaluateConfig) -> str | None:
     if config.imperfections and mode != VELOCITY:
         raise UserError(f'--imperfections {config.imperfections:g} are those of a driven base: '
                         'give --mode velocity')
+    _check_time(config, mode)
+    if config.execute is not None and not 1 <= config.execute <= 64:
+        raise UserError(f'execute is {config.execute}; give 1 to 64 actions')
     if config.ray:
         raise UserError('--through-ros runs on this machine only: leave --ray out')
     if config.policy == 'forward':
@@ -148,6 +164,17 @@ def ros_mode(config: EvaluateConfig) -> str | None:
     if config.seed < 0:
         raise UserError(f'seed is {config.seed}; through ROS give one from 0')
     return mode
+
+
+def _check_time(config, mode):
+    """Time passes in mode velocity only."""
+    if config.replan not in (AFTER, DURING):
+        raise UserError(f'replan {config.replan!r} is unknown; give {AFTER} or {DURING}')
+    if not 0.0 <= config.decision_time <= 60.0:
+        raise UserError(f'decision_time is {config.decision_time:g}; give seconds from 0 to 60')
+    if (config.replan != AFTER or config.decision_time) and mode != VELOCITY:
+        raise UserError('--replan during and --decision-time are for a base that drives: give '
+                        '--through-ros --mode velocity')
 
 
 def card_and_policy(config: EvaluateConfig) -> tuple[NavigationCard, str]:
@@ -208,7 +235,10 @@ def result_path(config: EvaluateConfig) -> str:
     name = (name_of(config.policy) + f'{benchmark}_{config.split}'
             + ('_swap' if config.swap else '')
             + (f'_ros_{ros_mode(config)}' if config.through_ros else '')
-            + (f'_imperfect_{config.imperfections:g}' if config.imperfections else ''))
+            + (f'_imperfect_{config.imperfections:g}' if config.imperfections else '')
+            + (f'_{config.replan}' if config.replan != AFTER else '')
+            + (f'_{config.decision_time:g}s' if config.decision_time else '')
+            + (f'_execute_{config.execute}' if config.execute else ''))
     return config.out or str(Path('results') / f'{name}.jsonl')
 
 
@@ -225,6 +255,9 @@ def result_settings(config: EvaluateConfig, policy: str, environment: Environmen
         'success_distance_m': config.success_distance_m, 'simulator': environment.simulator,
         **({'through_ros': True, 'mode': ros_mode(config)} if config.through_ros else {}),
         **({'imperfections': config.imperfections} if config.imperfections else {}),
+        **({'replan': config.replan} if config.replan != AFTER else {}),
+        **({'decision_time': config.decision_time} if config.decision_time else {}),
+        **({'execute': config.execute} if config.execute else {}),
         **({'dtype': config.dtype} if config.dtype else {}),
         **({'plain': True} if config.plain else {}),
     }

@@ -50,6 +50,12 @@ ROWS = (
     Row('collisions', 'collisions', 'mean'),
     Row('steps', 'steps_taken', 'mean'),
 )
+# of a driven base, in simulated time
+TIMES = (
+    Row('time (s)', 'seconds', 'mean'),
+    Row('time to the goal, where it was reached (s)', 'seconds_to_goal', 'mean'),
+    Row('decision time while driving, but for the first (%)', 'decisions_hidden', 'percent'),
+)
 
 
 class ResultFile:
@@ -148,7 +154,7 @@ def tables(lines: list[dict], radius_m: float = 3.0) -> str:
 def _table(lines, radius_m):
     columns = _columns(lines)
     rows = [['', *(f'{name} (n={len(group)})' for name, group in columns)]]
-    for row in ROWS:
+    for row in ROWS + TIMES:
         cells = [_cell(row, group) for _, group in columns]
         if any(cells):
             rows.append([row.title.format(radius=radius_m), *(cell or '-' for cell in cells)])

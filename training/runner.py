@@ -23,7 +23,8 @@ class Job:
 
     forward_m_of_tier: how far the forward policy goes. mode: of the ROS graph, None in process.
     imperfections: strength of a driven base's errors. dtype, plain: of `load_policy`. batch:
-    episodes decided at once.
+    episodes decided at once. replan, decision_time_s, execute (None: as the card says): the
+    navigator's.
     """
 
     policy: str
@@ -39,6 +40,9 @@ class Job:
     dtype: str | None = None
     plain: bool = False
     batch: int = 1
+    replan: str = 'after'
+    decision_time_s: float = 0.0
+    execute: int | None = None
 
 
 class Runner:
@@ -67,6 +71,7 @@ class Runner:
             'instruction': swap['instruction_text'] if swap else episode.instruction,
             **run.metrics, 'at_told_object': self._at_told_object(run, swap),
             'decisions': run.decisions, 'actions': ''.join(map(str, run.actions)),
+            **self._of_time(run),
             **self._for_leaderboard(run),
         }
 
@@ -82,6 +87,9 @@ class Runner:
 
     def _nearest_candidate(self):
         return self._environment.nearest_candidate()
+
+    def _of_time(self, run):
+        return {}
 
     def _for_leaderboard(self, run):
         """What `vlnr1 report --leaderboard` needs; generated apartments have none."""

@@ -28,6 +28,8 @@ class EpisodeRun:
         return {'episode_id': self.episode_id, 'instruction': self.instruction,
                 'ended_by': ended_by, 'error': error, 'metrics': metrics,
                 'navigator': peers.navigator.get('reason', ''),
+                'deciding_s': peers.navigator.get('deciding_s', 0.0),
+                'hidden_s': peers.navigator.get('hidden_s', 0.0),
                 'actions': [action for _, action in peers.executed],
                 'decisions': peers.decisions, 'trajectory': self.poses[::5] + self.poses[-1:],
                 'ticks': self.ticks, 'sim_s': round(sim_s, 3), 'wall_s': round(wall_s, 3)}

@@ -164,7 +164,8 @@ class Graph:
         A dict with episode_id, instruction, ended_by (stop, max_steps, timeout), metrics, actions
         (ids executed), decisions ([seconds, [ids]]), trajectory (seconds, x, y, z, yaw in
         habitat's frame), in discrete mode path (x, y, z, yaw at the start and after every
-        action), nearest_candidate where the episode has some, sim_s, wall_s, and record
+        action), deciding_s (simulated time that decisions took) and hidden_s (of that, while the
+        base drove), nearest_candidate where the episode has some, sim_s, wall_s, and record
         where one was asked for. GraphError when a node dies or an episode ends as an error.
         """
         for _ in self._episodes:

@@ -10,7 +10,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Header, String
 
-from vlnr1_ros.motion.plan import DONE, PlanStatus, decode
+from vlnr1_ros.motion.plan import ACCEPTED, DONE, PlanStatus, decode
 from vlnr1_ros.navigation.actions import Action, ActionSet
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.nodes import messages
@@ -122,6 +122,8 @@ class Peers:
         self._unanswered &= status.stamp_ns != self._plan_ns
         seconds = now_ns * 1e-9
         actions = self._actions.get(status.stamp_ns, [])
+        if status.state == ACCEPTED:   # with what the plan before it was told to have driven
+            self._driven[status.stamp_ns] = status.executed
         driven = self._driven.get(status.stamp_ns, 0)
         self.executed += [[seconds, int(action)] for action in actions[driven:status.executed]]
         self._driven[status.stamp_ns] = max(driven, status.executed)

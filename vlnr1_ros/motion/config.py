@@ -11,7 +11,8 @@ from .plan import MAX_AGE_S, MAX_SHIFT_DEG, MAX_SHIFT_M
 
 SCAN, DEPTH = 'scan', 'depth'
 OBSTACLE_SOURCES = {'none': (), 'scan': (SCAN,), 'depth': (DEPTH,), 'both': (SCAN, DEPTH)}
-CHOICES = {'replan': ('after', 'during'), 'obstacle_source': tuple(OBSTACLE_SOURCES)}
+AFTER, DURING = 'after', 'during'
+CHOICES = {'replan': (AFTER, DURING), 'obstacle_source': tuple(OBSTACLE_SOURCES)}
 
 
 def number(default, description: str, unit: str = '', minimum=None, maximum=None,

@@ -31,6 +31,7 @@ from .safety import Odometry, Safety
 
 MAX_STEP_S = 0.1  # a control step that comes later than this ramps no further
 RECENT_ACTIONS = 64
+REPLACED = 'replaced by a newer plan'
 ROUNDING = 1e-9
 
 
@@ -318,7 +319,7 @@ class Driver:
     def _take(self, stamp_ns: int, actions: list[Action], executed: int = 0,
               started: bool = False):
         if self._plan is not None:
-            self._report(DROPPED, 'replaced by a newer plan')
+            self._report(DROPPED, REPLACED)
         self._plan = _Running(stamp_ns, actions, executed, started)
         self._last_stamp_ns = stamp_ns
         self._faulted = False

@@ -100,7 +100,8 @@ class NavigatorNode(ManagedNode):
         self._decider = Decider(self._policy, lambda answer: self._hand_over(answers, answer))
         self._pilot = Pilot(card, config.execute or card.execute, config.retry_s, self._rgb,
                             self._pose_at, StuckRule(card.action_set, config.when_stuck,
-                                                     config.stuck_turn_deg, config.stuck_plans))
+                                                     config.stuck_turn_deg, config.stuck_plans),
+                            config.during)
 
     def activate(self) -> None:
         """Listen; what was said before is not heard."""
@@ -187,6 +188,7 @@ class NavigatorNode(ManagedNode):
             self._read_ns = now_ns
             self._rgb(message)   # UserError: who can not see does not drive on
         self._pilot.image(stamp_ns, message)
+        self._on_answer()   # one that was held back
         if self._config.lockstep:
             # Simulated time may run many times faster than the heartbeat's timer.
             self._publish_heartbeat()
@@ -203,25 +205,37 @@ class NavigatorNode(ManagedNode):
     def _on_answer(self):
         if self.phase != ACTIVE:
             self._answers.clear()
-        while self._answers:
+        while self._answers and not self._held_back(self._answers[0]):
             answer = self._answers.popleft()
             self._status_at_ns = self._steady_ns()
-            if answer.unavailable and answer.token == self._asked \
-                    and self._pilot.state == DECIDING:
+            if answer.unavailable and answer.token == self._asked and self._pilot.deciding:
                 self._wait_for_policy(answer.error)
             else:
                 if not answer.error:
                     self._policy_trouble = ''
                     self._health.decision(answer.took_s)
-                interfered = self._pilot.stuck.count
+                interfered, decisions = self._pilot.stuck.count, self._pilot.decisions
                 self._pilot.answer(answer)
                 if self._pilot.stuck.count != interfered:
                     self.get_logger().warning(
                         f'stuck: {self._pilot.stuck.trouble}; now {self._pilot.reason}')
-                self._publish_annotated()
+                if self._pilot.decisions != decisions:
+                    self._publish_annotated()
+
+    def _held_back(self, answer) -> bool:
+        """Whether it came before `decision_time_s` was over."""
+        pilot = self._pilot
+        return (answer.token == self._asked and pilot.deciding and pilot.newest_image_ns
+                < pilot.asked_ns + int(self._config.decision_time_s * 1e9))
 
     def _wait_for_policy(self, trouble):
-        """Hold, and ask again from a fresh image after `retry_s`: servers come back."""
+        """Hold, and ask again from a fresh image after `retry_s`: servers come back.
+
+        A base that drives finishes its plan first; then it is asked for the first time.
+        """
+        if self._pilot.state != DECIDING:
+            self._pilot.give_up_ahead()
+            return
         if not self._policy_trouble:
             self.get_logger().warning(f'{trouble}; asks again every {self._config.retry_s:g} s')
         self._policy_trouble = trouble
@@ -300,10 +314,11 @@ class NavigatorNode(ManagedNode):
         if question is not None:
             self._asked = question.token
             self._decider.ask(question, self.get_parameter('seed').value)
-        elif self._pilot.state != DECIDING:
+        elif not self._pilot.deciding:
             self._decider.give_up()
         self._publish_all()
-        if self._unacknowledged is not None and not self._pilot.busy:
+        held_back = self._answers and self._held_back(self._answers[0])
+        if self._unacknowledged is not None and (held_back or not self._pilot.busy):
             header, self._unacknowledged = self._unacknowledged, None
             header.frame_id = self.get_name()
             self._acknowledge.publish(header)
@@ -350,6 +365,8 @@ class NavigatorNode(ManagedNode):
             'state': state, 'reason': reason, 'instruction': pilot.instruction if pilot else '',
             'policy': self._config.policy, 'decisions': pilot.decisions if pilot else 0,
             'frames': pilot.frames if pilot else 0,
+            'deciding_s': pilot.deciding_ns * 1e-9 if pilot else 0.0,
+            'hidden_s': pilot.hidden_ns * 1e-9 if pilot else 0.0,
             'actions': [int(action) for action in pilot.actions] if pilot else [],
             'policy_trouble': self._policy_trouble})
         if text != self._said:

@@ -8,7 +8,7 @@ from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from ..bags.values import compressed_rgb
-from ..motion.config import check_ranges, live, number
+from ..motion.config import CHOICES, DURING, check_ranges, live, number
 from ..motion.stuck import ESCAPE, IGNORE, STOP
 from ..navigation.errors import UserError
 from .bridged import colour
@@ -20,7 +20,7 @@ IMAGES = {'raw': ('image_raw', Image, colour),
 """Topic, message and its conversion to RGB, by transport."""
 DTYPES = ('', 'float32', 'bfloat16', 'float16', 'auto')
 KNOWN = {'image_transport': IMAGES, 'image_reliability': RELIABILITY,
-         'when_stuck': (ESCAPE, STOP, IGNORE), 'dtype': DTYPES}
+         'when_stuck': (ESCAPE, STOP, IGNORE), 'dtype': DTYPES, 'replan': CHOICES['replan']}
 
 BEFORE_CONFIGURE = 'may be changed while the navigator is unconfigured'
 configured = partial(number, read_only=False, constraints=BEFORE_CONFIGURE)
@@ -40,6 +40,13 @@ class NavigatorConfig:
     compiled: bool = configured(
         False, 'torch.compile a checkpoint, which takes minutes at start')
     execute: int = configured(0, 'actions executed per decision; 0: as the card says', '', 0, 64)
+    replan: str = configured(
+        'after', 'after: decide when the plan is done and the base stands; during: while its last '
+        'action is driven, with which the next plan begins (execute of 2 or more; set the '
+        "driver's as well)")
+    decision_time_s: float = configured(
+        0.0, 'let a decision take at least this long by the stamps of the images, as a simulator '
+        'in which time stands still meanwhile does not', 's', 0.0, 60.0)
     # asked of the node when a run begins, so that a simulator can give every episode its own
     seed: int = live(0, 'of whatever is random in the policy; a change holds from the next '
                      'instruction on')
@@ -74,6 +81,11 @@ class NavigatorConfig:
     start_active: bool = number(
         False, 'configure and activate at start without being asked, for a simulator; a navigator '
         'that was started again would do so too')
+
+    @property
+    def during(self) -> bool:
+        """Whether to decide while the base drives."""
+        return self.replan == DURING
 
     def __post_init__(self):
         check_ranges(self)

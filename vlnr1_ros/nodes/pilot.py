@@ -2,6 +2,11 @@
 
 It knows no ROS, no clock and no thread. Times are stamps of messages in integer nanoseconds, so
 that a run replayed from the same messages makes the same decisions.
+
+With replan `during`, the next decision is made while the last action of a plan is driven, from
+the frame at its beginning. If the answer begins with that action, it becomes the next plan, which
+the driver takes over in motion; otherwise the base finishes the plan and the policy is asked again
+when it stands.
 """
 from __future__ import annotations
 
@@ -41,13 +46,13 @@ class Pilot:
 
     card: how the policy is to be used. to_rgb: image message -> uint8 (H, W, 3), UserError when
     it cannot be read. pose_at: stamp in ns -> pose of the base, None while it is not known yet.
-    stuck: looks at every plan before it is sent.
+    stuck: looks at every plan before it is sent. during: decide while the base drives.
     `plans` collects what is to be published, oldest first; whoever publishes clears it.
     """
 
     def __init__(self, card: NavigationCard, execute: int, retry_s: float,
                  to_rgb: Callable[[Any], np.ndarray], pose_at: Callable[[int], Pose | None],
-                 stuck: StuckRule):
+                 stuck: StuckRule, during: bool = False):
         self.card = card
         self.plans: list[Plan] = []
         self.state = IDLE
@@ -58,8 +63,14 @@ class Pilot:
         self.accepted = False  # whether the driver has answered the plan in execution
         self.last_stop = ''    # why the last plan or run was broken off
         self.stuck = stuck
-        self._execute = execute
         self.retry_s = retry_s
+        self.asked_ns = 0      # the newest image when the last question was asked
+        self.deciding_ns = 0   # of the run, all in all
+        self.hidden_ns = 0     # of that, while the base drove
+        self._execute = execute
+        self._during = during
+        self._ahead = False      # a question asked while the base drove has no answer yet
+        self._looked = False     # what is to follow the plan in execution was asked already
         self._to_rgb = to_rgb
         self._pose_at = pose_at
         self._recent: deque[tuple[int, Any]] = deque(maxlen=RECENT_IMAGES)
@@ -79,6 +90,9 @@ class Pilot:
         self._plan_ns = 0        # identity of the plan in execution, 0 without one
         self._last_sent_ns = -1
         self._executed = 0
+        self._driving = False    # whether the base drives it, or the plan that it goes on from
+        self._told = 0           # so many of its actions the stuck rule knows to be over
+        self._over_ns = 0        # when the last plan was done
 
     @property
     def active(self) -> bool:
@@ -101,11 +115,16 @@ class Pilot:
         return self._recent[-1][0] if self._recent else 0
 
     @property
+    def deciding(self) -> bool:
+        """Whether an answer of the policy is waited for, standing or driving."""
+        return self.state == DECIDING or self._ahead
+
+    @property
     def busy(self) -> bool:
         """Whether an answer, of the policy or of the driver, is outstanding for an image seen."""
-        if self.state == WAITING:
-            return self._next_image() is not None
-        return self.state == DECIDING or self.state == EXECUTING and not self.accepted
+        if (self.state == WAITING or self._looks_ahead()) and self._next_image() is not None:
+            return True
+        return self.deciding or self.state == EXECUTING and not self.accepted
 
     # What people ask
 
@@ -122,9 +141,10 @@ class Pilot:
             self._hold()
         self._plan_ns = 0
         self._run += 1
-        self._token += 1
+        self._forget_question()
         self.instruction = text
         self.decisions, self.actions = 0, []
+        self.deciding_ns = self.hidden_ns = 0
         self._history = History(self.card.frame_width, self.card.frame_height)
         self._due = deque([max(now_ns, self.newest_image_ns + 1)])
         self._look_ns = None
@@ -141,7 +161,7 @@ class Pilot:
         """Hold until `pause(False)`, then go on from a fresh image."""
         if paused and self.active and self.state != PAUSED:
             self._hold()
-            self._token += 1  # an answer still to come is about a scene of before
+            self._forget_question()   # the answer still to come is about a scene of before
             self.state, self.reason = PAUSED, 'paused'
         elif not paused and self.state == PAUSED:
             self._look_ns = self.newest_image_ns + 1
@@ -160,7 +180,7 @@ class Pilot:
                 self._look_ns = min(self._look_ns, stamp_ns)
             self._stands()
         self._recent.append((stamp_ns, message))
-        if self.active and len(self._history) and not (self._plan_ns and self.accepted):
+        if self.active and len(self._history) and not (self._plan_ns and self._driving):
             self._uncut.append((stamp_ns, message))
 
     def status(self, status: PlanStatus, stamp_ns: int) -> None:
@@ -175,18 +195,22 @@ class Pilot:
         elif status.state == DONE and Action.STOP in self.actions:
             self._finish()
         elif status.state == DONE:
-            self._plan_ns = 0
-            self.stuck.plan_over(self.actions)
+            self._plan_ns, self._over_ns = 0, stamp_ns
             self._stands()
+            if self._ahead:
+                self.state, self.reason = DECIDING, 'the policy still decides'
+                return
+            self._tell(len(self.actions))
             if self.state == EXECUTING:
                 self._go_on()
-        else:
-            self.accepted = self.accepted or self.state == EXECUTING
+        elif self.state == EXECUTING:
+            self.accepted = self._driving = True
 
     def answer(self, answer: Answer) -> None:
         """Take the policy's answer; one to an old question is dropped."""
-        if answer.token != self._token or self.state != DECIDING:
+        if answer.token != self._token or not self.deciding:
             return
+        begun = self._begun_when_asked()
         if answer.error:
             self._end(FAILED, answer.error)
             return
@@ -196,16 +220,20 @@ class Pilot:
         if not actions:
             self._end(FAILED, 'the policy gave no action')
             return
-        actions, stuck = self.stuck.instead(self._frame_pose, actions)
-        if not actions:
+        if begun and (actions[:1] != begun or actions == begun):
+            self._decide_at_rest()
+            return
+        following, stuck = self.stuck.instead(self._frame_pose, actions[len(begun):])
+        if not following:
             self._end(FAILED, stuck)
             return
-        self.actions = actions
-        self.decisions += 1
-        self._send(encode(self._frame_pose, actions, self.card.action_set))
-        self._executed, self.accepted = 0, False
-        self.state = EXECUTING
-        self.reason = self.card.action_set.encode(actions) + (f': {stuck}' if stuck else '')
+        self._go(begun + following, begun)
+        self.reason = self.card.action_set.encode(self.actions) + (f': {stuck}' if stuck else '')
+
+    def give_up_ahead(self) -> None:
+        """No answer will come to what was asked while driving: ask when the plan is done."""
+        self._begun_when_asked()
+        self._decide_at_rest()
 
     def question(self) -> Question | None:
         """The decision to ask for now, if everything it needs is there."""
@@ -216,10 +244,16 @@ class Pilot:
         except UserError as error:
             self._end(REFUSED, str(error))
             return None
-        if self.state != WAITING or not self._ready():
+        ahead = self._looks_ahead()
+        if not (ahead or self.state == WAITING) or not self._ready():
             return None
         self._token += 1
-        self.state, self.reason = DECIDING, 'the policy decides'
+        self.asked_ns = self.newest_image_ns
+        if ahead:
+            self._ahead = self._looked = True
+            self._tell(self._executed)
+        else:
+            self.state, self.reason = DECIDING, 'the policy decides'
         return Question(self._token, self._run, self.instruction, self._history)
 
     def fail(self, reason: str) -> None:
@@ -280,14 +314,53 @@ class Pilot:
         self._cutter = None
         self._uncut.clear()
 
+    # While the base drives
+
+    def _looks_ahead(self) -> bool:
+        """Whether to decide now, while the last action of the plan is driven."""
+        return (self._during and self.state == EXECUTING and self.accepted and not self._looked
+                and 0 < self._executed == len(self.actions) - 1
+                and self.actions[-1] != Action.STOP)
+
+    def _begun_when_asked(self) -> list[Action]:
+        """End the question in progress; the action that was begun when it was asked, if any."""
+        ahead, self._ahead = self._ahead, False
+        took_ns = max(0, self.newest_image_ns - self.asked_ns)
+        self.deciding_ns += took_ns
+        if ahead:
+            self.hidden_ns += took_ns if self._plan_ns else min(
+                took_ns, max(0, self._over_ns - self.asked_ns))
+        return self.actions[-1:] if ahead else []
+
+    def _decide_at_rest(self):
+        """Nothing came of a decision while driving: the plan goes on to its end."""
+        if self.state == DECIDING:
+            self._tell(len(self.actions))
+            self._go_on()
+
+    def _go(self, actions, begun):
+        """Have a plan driven, by a base that stands or that drives what is begun of it."""
+        self._driving = bool(begun and self._plan_ns)
+        self._executed = 0 if self._driving else len(begun)
+        self.actions, self._told, self._looked, self.accepted = actions, 0, False, False
+        self.decisions += 1
+        self._send(encode(self._frame_pose, actions, self.card.action_set))
+        self.state = EXECUTING
+
+    def _tell(self, count):
+        """The stuck rule learns that so many actions of the plan are over."""
+        self.stuck.plan_over(self.actions[self._told:count])
+        self._told = max(self._told, count)
+
     # Ends and turns
 
     def _dropped(self, status, stamp_ns):
-        was_moving = self.accepted
+        was_moving = self._driving
         self._plan_ns = 0
         self.last_stop = status.reason
+        self._forget_question()
         if was_moving:
-            self.stuck.plan_over(self.actions[:status.executed + 1])
+            self._tell(status.executed + 1)
             self._stands()
             self._due.append(stamp_ns)  # the interrupted primitive was executed as far as it went
         if self.state == EXECUTING:
@@ -307,9 +380,14 @@ class Pilot:
         self.last_stop = reason
         if self.active:
             self._hold()
-        self._token += 1
+        self._forget_question()
         self.instruction = ''
         self.state, self.reason = state, reason
+
+    def _forget_question(self):
+        """An answer still to come is of no use."""
+        self._token += 1
+        self._ahead = False
 
     def _hold(self):
         self._send([], self.newest_image_ns)
