@@ -1,0 +1,239 @@
+"""The paper's ablations at nano's scale, and intervals of what they change.
+
+    python -m training.tables gamma --ego build/nano/ego_far --data data
+    python -m training.tables gamma group --seeds 0 1 2 --figures docs/figures
+
+Each row is a short run of `vlnr1 sft` or `vlnr1 rft` from one checkpoint, evaluated on the same
+episodes as the checkpoint itself; commands are printed before they run. What is finished below
+--work is kept, and an interrupted run goes on, when the same command is given again. Differences
+are paired by episode: the mean over seeds of each episode, minus that of the first row, with a
+95 % bootstrap interval over episodes.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from training.evaluate import evaluate
+from training.evaluate_config import EvaluateConfig
+from vlnr1_ros.navigation import metrics
+from vlnr1_ros.navigation.card import NavigationCard
+from vlnr1_ros.navigation.errors import UserError
+from vlnr1_ros.navigation.memory import Average, Exponential, Growing, LongShort
+
+RFT = ('--learning_rate', '1e-5', '--per_device_train_batch_size', '64')
+"""Ours: at the paper's 1e-6 a model of this size hardly moves in so few steps."""
+SFT = ('--learning_rate', '1e-4', '--per_device_train_batch_size', '16')
+MEASURE = 'grounded_success'
+PLAIN = 'as it is'
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: what is trained, and how its card differs from the checkpoint's."""
+
+    name: str
+    verb: str = 'rft'
+    flags: tuple[str, ...] = ()
+    card: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """An ablation of arXiv 2506.17221, section 4.3, or a comparison of its section 4.2."""
+
+    title: str
+    tiers: tuple[str, ...]
+    rows: tuple[Row, ...]
+    train_tiers: tuple[str, ...] = ()
+    """Default: those that are evaluated."""
+
+
+def _samplers(**of_card):
+    return tuple(Row(name.replace('_', ' '), 'sft', SFT, {'sampler': sampler})
+                 for name, sampler in of_card.items())
+
+
+TABLES = {
+    'reward': Table('reward of RFT', ('door',), tuple(
+        Row(name, flags=(*RFT, '--reward', name))
+        for name in ('hard', 'uniform', 'linear', 'time_decayed'))),
+    'gamma': Table('decay of the time-decayed reward', ('door',), tuple(
+        Row(f'gamma {gamma}', flags=(*RFT, '--gamma', gamma))
+        for gamma in ('0.5', '0.7', '0.9', '1.0'))),
+    'group': Table('answers to a prompt in RFT', ('door',), tuple(
+        Row(f'group of {size}', flags=(*RFT, '--num_generations', size))
+        for size in ('2', '4', '8'))),
+    'actions': Table('predicted actions', ('door',), tuple(
+        Row(f'{n} action{"s" if n > 1 else ""}', 'sft', SFT,
+            {'horizon': n, 'execute': min(n, 3)}) for n in (1, 4, 6, 8))),
+    'memory': Table('frames of the history', ('apartment',), _samplers(
+        average_8=Average(8), average_16=Average(16), exponential=Exponential(8),
+        long_short=LongShort(), growing=Growing(3, 6, 6, 4))),
+    'generalisation': Table('RFT on rooms, tried elsewhere', ('door', 'apartment'), (
+        Row('RFT on rooms', flags=RFT),), train_tiers=('room',)),
+}
+
+
+def card_of(row: Row, card: NavigationCard) -> NavigationCard:
+    """The checkpoint's card with the row's changes."""
+    return replace(card, **row.card)
+
+
+def command(row: Row, table: Table, args: argparse.Namespace, seed: int, out: Path) -> list[str]:
+    """The training command of a row, to be run by this interpreter."""
+    return ['-m', f'training.{row.verb}', '--model', args.model, '--data', *args.ego,
+            '--tiers', *(table.train_tiers or table.tiers), *row.flags,
+            *(['--card', str(out / 'card')] if row.card else []),
+            '--max_steps', str(args.steps), '--seed', str(seed), '--output_dir', str(out / 'run'),
+            '--save_steps', str(max(1, args.steps // 4)), '--save_total_limit', '1',
+            '--limit', str(args.samples), '--report_to', 'none']
+
+
+def trained(row: Row, table: Table, args: argparse.Namespace, seed: int, out: Path) -> Path:
+    """The checkpoint of a row, trained unless it is there."""
+    done = out / 'seconds'
+    if not done.exists():
+        if row.card:
+            card_of(row, NavigationCard.load(args.model)).save(out / 'card')
+        line = command(row, table, args, seed, out)
+        print(sys.executable, *line, flush=True)
+        started = time.monotonic()
+        code = subprocess.run([sys.executable, *line],
+                              env={**os.environ, 'OMP_NUM_THREADS': '1'}).returncode
+        if code:
+            raise UserError(f'{row.name!r} ended with exit code {code}; give the same command '
+                            'again when its cause is mended, what is finished is kept')
+        done.write_text(f'{time.monotonic() - started:.0f}\n')
+    return out / 'run'
+
+
+def tried(checkpoint: Path, table: Table, args: argparse.Namespace, out: Path) -> list[dict]:
+    """Episode lines of a checkpoint; those that are there are not run again."""
+    _, lines = evaluate(EvaluateConfig(
+        policy=str(checkpoint), split=args.split, episodes=args.episodes, data=args.data,
+        tier=list(table.tiers), workers=args.workers, out=str(out)))
+    return lines
+
+
+def fill(name: str, args: argparse.Namespace) -> dict[str, list[list[dict]]]:
+    """{row name: episode lines of each seed}; the first row is the checkpoint as it is."""
+    table, folder = TABLES[name], args.work / name
+    found = {PLAIN: [tried(args.model, table, args, folder / 'as_it_is.jsonl')]}
+    for seed in args.seeds:
+        for row in table.rows:
+            out = folder / f'{row.name.replace(" ", "_")}-{seed}'
+            out.mkdir(parents=True, exist_ok=True)
+            checkpoint = trained(row, table, args, seed, out)
+            found.setdefault(row.name, []).append(
+                tried(checkpoint, table, args, out / 'episodes.jsonl'))
+    return found
+
+
+def per_episode(seeds: list[list[dict]]) -> dict[str, float]:
+    """{episode id: mean success over seeds}; an error is a failure."""
+    values = defaultdict(list)
+    for lines in seeds:
+        for line in lines:
+            values[line['episode_id']].append(float(line.get(MEASURE) or 0.0))
+    return {key: float(np.mean(value)) for key, value in values.items()}
+
+
+def difference(seeds: list[list[dict]], base: list[list[dict]]
+               ) -> tuple[float, tuple[float, float]]:
+    """(mean difference of success, its 95 % interval), paired by the episodes of both."""
+    mine, theirs = per_episode(seeds), per_episode(base)
+    paired = [mine[key] - theirs[key] for key in sorted(mine.keys() & theirs.keys())]
+    return float(np.mean(paired)), metrics.mean_interval(paired)
+
+
+def markdown(title: str, found: dict[str, list[list[dict]]]) -> str:
+    """The table: SR of each row in percent, and its difference from the first."""
+    base = next(iter(found.values()))
+    lines = [f'| {title} | seeds | episodes | SR (%) | difference, 95 % interval |',
+             '|---|---|---|---|---|']
+    for name, seeds in found.items():
+        values = per_episode(seeds)
+        change, (low, high) = difference(seeds, base)
+        shown = '' if seeds is base else \
+            f'{100 * change:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]'
+        lines.append(f'| {name} | {len(seeds)} | {len(values)} | '
+                     f'{100 * np.mean(list(values.values())):.1f} | {shown} |')
+    return '\n'.join(lines)
+
+
+def draw(title: str, found: dict[str, list[list[dict]]], path: Path) -> None:
+    """A bar a row: difference of success from the first row, with its interval."""
+    from matplotlib import pyplot
+
+    names = list(found)[1:]
+    base = next(iter(found.values()))
+    changes = [difference(found[name], base) for name in names]
+    means = 100 * np.array([mean for mean, _ in changes])
+    ends = 100 * np.array([interval for _, interval in changes])
+    figure, axes = pyplot.subplots(figsize=(1.2 + 1.2 * len(names), 3.2), layout='constrained')
+    axes.bar(names, means, yerr=abs(ends.T - means), capsize=4, color='#4c72b0', width=0.6)
+    axes.axhline(0, color='black', linewidth=0.8)
+    axes.set_ylabel('change of SR (points)')
+    axes.set_title(title, fontsize=10)
+    axes.tick_params(axis='x', labelsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line of this module."""
+    parser = argparse.ArgumentParser(prog='training.tables', description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('tables', nargs='+', choices=list(TABLES), help='which to fill')
+    add('--model', default='models/nano', help='checkpoint that all rows start from')
+    add('--ego', nargs='+', default=['build/nano/ego_far', 'build/nano/ego_room'],
+        help='VLN-Ego folders')
+    add('--data', default='data', help='folder with datasets/ and scene_datasets/')
+    add('--split', default='val_unseen', help='episodes that are tried')
+    add('--episodes', type=int, default=200, help='of them, a tier')
+    add('--seeds', type=int, nargs='+', default=[0], help='training runs of each row')
+    add('--steps', type=int, default=150, help='updates of each run')
+    add('--samples', type=int, default=20000, help='decisions that each run draws from')
+    add('--workers', type=int, default=0, help='processes of an evaluation (0: one a core)')
+    add('--work', type=Path, default=Path('build/tables'), help='folder to work in')
+    add('--figures', type=Path, help='folder for the pictures')
+    args = parser.parse_args(argv)
+    keep_settings(args)
+    for name in args.tables:
+        found = fill(name, args)
+        print('\n' + markdown(TABLES[name].title, found) + '\n', flush=True)
+        if args.figures:
+            draw(TABLES[name].title, found, args.figures / f'{name}.png')
+    return 0
+
+
+def keep_settings(args: argparse.Namespace) -> None:
+    """Refuse to mix runs of other settings into what is below --work."""
+    path = args.work / 'settings.json'
+    mine = {key: getattr(args, key) for key in ('model', 'ego', 'data', 'split', 'episodes',
+                                                'steps', 'samples')}
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(mine, indent=2) + '\n', 'utf-8')
+    for key, value in json.loads(path.read_text('utf-8')).items():
+        if value != mine[key]:
+            raise UserError(f'{path.parent} was made with {key} {value}, this run has '
+                            f'{mine[key]}; give another --work')
+
+
+if __name__ == '__main__':
+    from vlnr1_ros.command import run
+
+    raise SystemExit(run('tables', main, sys.argv[1:]))
