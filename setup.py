@@ -62,7 +62,7 @@ EXTRAS = {
         'msgpack>=1',
     ],
     'train': [OPENCV, ROSBAGS, 'torch>=2.6', 'transformers>=5,<6', 'trl>=1.16,<2', 'peft>=0.21',
-              'accelerate', 'datasets', 'pillow', 'safetensors', 'tqdm'],
+              'accelerate', 'datasets', 'matplotlib', 'pillow', 'safetensors', 'tqdm'],
     # training curves: --report_to tensorboard, --report_to wandb
     'log': ['tensorboard', 'wandb'],
     # evaluation and data generation on many machines
