@@ -7,7 +7,7 @@ from motion_loop import PERIOD_NS, Loop
 
 from vlnr1_ros.motion.config import DriverConfig
 from vlnr1_ros.motion.driver import Driver
-from vlnr1_ros.motion.plan import Pose
+from vlnr1_ros.motion.plan import PlanStatus, Pose
 from vlnr1_ros.motion.safety import Odometry
 from vlnr1_ros.navigation.actions import Action
 
@@ -137,12 +137,19 @@ def test_plans_are_refused_before_the_first_heartbeat_and_odometry():
 
 
 def test_stop(loop):
-    loop.driver.stop(loop.now_ns, 'stopped by ~/stop')
+    loop.driver.stop_by_hand(loop.now_ns)
     image_ns = loop.now_ns - 1
     stops_within(loop, 0.0, 'stopped by ~/stop')
     loop.plan([F], stamp_ns=image_ns)
     assert loop.states()[-1].reason == 'the plan is older than the last stop'
     moves_again_with_a_new_plan(loop)
+
+
+def test_a_stop_by_hand_is_told_without_a_plan_too(loop):
+    loop.driver.stop_by_hand(loop.now_ns)
+    loop.states()
+    loop.driver.stop_by_hand(loop.now_ns)
+    assert loop.states() == [PlanStatus(0, 'dropped', 0, 0, 'stopped by ~/stop')]
 
 
 def test_pause(loop):

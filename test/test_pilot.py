@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from vlnr1_ros.motion.plan import PlanStatus, Pose, decode
+from vlnr1_ros.motion.plan import STOPPED_BY_HAND, PlanStatus, Pose, decode
 from vlnr1_ros.motion.stuck import StuckRule
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.card import NavigationCard
@@ -117,6 +117,24 @@ def test_a_refused_plan_asks_again_from_a_fresh_image_without_a_frame(loop):
     assert pixels(question) == [10]
     plan, = loop.answer(question, F, F, F)
     assert plan.stamp_ns == 20 * MS and plan.poses[0] == loop.pose
+
+
+def test_a_stop_by_hand_ends_the_run(driving):
+    loop, plan = driving
+    assert loop.status(plan, 'dropped', 1, 3, 25, STOPPED_BY_HAND) is None
+    assert loop.pilot.state == 'idle' and 'stop' in loop.pilot.reason
+    assert [plan.poses for plan in loop.sent()] == [[]], 'only an empty plan: hold'
+    assert loop.image(30) is None and loop.sent() == []
+
+
+def test_a_stop_by_hand_ends_a_run_that_waits_for_the_policy(loop):
+    loop.pilot.instruct('go', 0)
+    question = loop.image(10)
+    loop.pilot.status(PlanStatus(0, 'dropped', 0, 0, STOPPED_BY_HAND), 15 * MS)
+    assert [plan.poses for plan in loop.sent()] == [[]]
+    assert loop.answer(question, F) == [] and loop.image(30) is None
+    loop.pilot.instruct('go', 40 * MS)
+    assert loop.image(50) is not None, 'the same sentence, said again, is a new run'
 
 
 def test_a_base_pushed_by_a_primitive_leaves_a_frame(loop):

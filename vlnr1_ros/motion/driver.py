@@ -17,6 +17,7 @@ from .plan import (
     DONE,
     DROPPED,
     RUNNING,
+    STOPPED_BY_HAND,
     PlanStatus,
     Pose,
     check_frame,
@@ -136,6 +137,13 @@ class Driver:
         self.safety.paused = paused
         if paused:
             self.stop(now_ns, 'paused')
+
+    def stop_by_hand(self, now_ns: int):
+        """Stop, and say so even without a plan: a navigator that decides must end its run too."""
+        if self._plan is None:
+            self.last_stop = STOPPED_BY_HAND
+            self.statuses.append(PlanStatus(0, DROPPED, 0, 0, STOPPED_BY_HAND))
+        self.stop(now_ns, STOPPED_BY_HAND)
 
     def stop(self, now_ns: int, reason: str, stop_ns: int | None = None):
         """Zero velocity, drop the plan, and refuse plans from images before `stop_ns` (now)."""

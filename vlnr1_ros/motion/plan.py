@@ -16,6 +16,8 @@ POSE_TOLERANCE = 1e-3  # metres and radians
 LARGEST = 1e9
 
 ACCEPTED, RUNNING, DONE, DROPPED = 'accepted', 'running', 'done', 'dropped'
+STOPPED_BY_HAND = 'stopped by ~/stop'
+"""Reason of a drop that ends the run: who stops a robot does not want it to go on by itself."""
 
 MAX_AGE_S, MAX_SHIFT_M, MAX_SHIFT_DEG = 5.0, 0.05, 5.0  # of a plan since its image, by default
 

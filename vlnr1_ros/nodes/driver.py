@@ -154,9 +154,10 @@ class DriverNode(Node):
         self._publish_statuses()
 
     def _on_stop(self, _request, response):
-        self._driver.stop(self._now_ns(), 'stopped by ~/stop')
+        self._driver.stop_by_hand(self._now_ns())
         self._publish_statuses()
-        response.success, response.message = True, 'stopped; a new plan is needed to move'
+        response.success = True
+        response.message = 'stopped; the navigator ends its run, a new plan is needed to move'
         return response
 
     def _on_pause(self, request, response):

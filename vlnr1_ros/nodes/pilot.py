@@ -16,7 +16,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 import numpy as np
 
 from ..motion.cut import Cutter
-from ..motion.plan import DONE, DROPPED, PlanStatus, Pose, encode
+from ..motion.plan import DONE, DROPPED, STOPPED_BY_HAND, PlanStatus, Pose, encode
 from ..motion.stuck import StuckRule
 from ..navigation.actions import Action
 from ..navigation.camera import resize
@@ -185,6 +185,8 @@ class Pilot:
 
     def status(self, status: PlanStatus, stamp_ns: int) -> None:
         """Take the driver's word on a plan; `stamp_ns` is when it happened."""
+        if self.active and status.reason == STOPPED_BY_HAND:
+            self._end(IDLE, "stopped by the driver's ~/stop")
         if not self.active or status.stamp_ns != self._plan_ns or not self._plan_ns:
             return
         driven = min(status.executed, sum(action != Action.STOP for action in self.actions))
