@@ -130,10 +130,12 @@ def test_statuses_of_a_plan_that_ends_with_stop():
     assert loop.base.pose.distance_m(before) < 0.01, 'nothing is driven after a stop'
 
 
-def test_zero_is_repeated_after_the_end_and_then_others_may_drive():
+def test_zero_is_repeated_at_first_and_after_the_end_and_then_others_may_drive():
     loop = Loop()
     loop.tick(5)
-    assert loop.commands[-5:] == [None] * 5, 'says nothing before the first plan'
+    assert loop.commands[-5:] == [(0.0, 0.0)] * 5, 'a driver before may have left the base moving'
+    loop.tick(int(loop.config.stop_repeat_s * 1e9 / PERIOD_NS))
+    assert loop.commands[-1] is None
     loop.plan([L])
     loop.run()
     loop.tick(200)

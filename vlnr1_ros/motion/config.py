@@ -113,8 +113,8 @@ class DriverConfig:
         0.5, 'stop when the navigator is silent this long', 's', 0.05, 60.0)
     clock_jump_s: float = number(0.5, 'stop when time goes back, or leaps ahead by this much', 's',
                                  0.05, 60.0)
-    stop_repeat_s: float = live(2.0, 'zero velocity is repeated this long after a stop', 's',
-                                  0.1, 60.0)
+    stop_repeat_s: float = live(
+        2.0, 'zero velocity is repeated this long after a stop and a start', 's', 0.1, 60.0)
 
     obstacle_source: str = number(
         'none', 'what the base looks ahead with: none, scan, depth or both')

@@ -194,7 +194,9 @@ class Driver:
     def step(self, now_ns: int) -> Command | None:
         """One control step: the velocity to command, or None when there is nothing to say."""
         dt_s = 0.0
-        if self._stepped_ns is not None:
+        if self._stepped_ns is None:   # a driver before this one may have left the base moving
+            self._repeat_until_ns = now_ns + int(self.config.stop_repeat_s * 1e9)
+        else:
             dt_s = min(max((now_ns - self._stepped_ns) * 1e-9, 0.0), MAX_STEP_S)
         self._stepped_ns = now_ns
         self._watch(now_ns)
