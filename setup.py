@@ -61,7 +61,7 @@ EXTRAS = {
         'pillow',
         'msgpack>=1',
     ],
-    'train': [OPENCV, ROSBAGS, 'torch>=2.6', 'transformers>=5,<6', 'trl>=1.16,<2', 'peft>=0.21',
+    'train': [OPENCV, ROSBAGS, 'torch>=2.6', 'transformers>=5,<6', 'trl>=1.14,<2', 'peft>=0.21',
               'accelerate', 'datasets', 'matplotlib', 'pillow', 'safetensors', 'tqdm'],
     # training curves: --report_to tensorboard, --report_to wandb
     'log': ['tensorboard', 'wandb'],

@@ -18,6 +18,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import trl
+from packaging.version import Version
+
 from training import recipe, rewards, rft_episodes
 from training.closed_loop import ClosedLoop
 from training.resumable import ResumableGrpoTrainer
@@ -36,6 +39,9 @@ from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.policy.grammar import AnswerGrammar
 from vlnr1_ros.policy.lvlm import ADAPTER_FILE
+
+SHARING_SINCE = Version('1.16')
+"""TRL's release whose trainer has what SharedGrpoTrainer builds on; Python 3.10 has no newer."""
 
 
 def reward_functions(arguments: RftArguments, card: NavigationCard) -> tuple[list, list[float]]:
@@ -82,8 +88,9 @@ def prepare(config: NavRftConfig, processor, card: NavigationCard) -> None:
 
 
 def trainer_class(config: NavRftConfig, model) -> type[ResumableGrpoTrainer]:
-    """The trainer whose answers share their prompt, where sampling and attention allow it."""
-    shared = not config.use_vllm and model.config._attn_implementation == 'sdpa'
+    """The trainer whose answers share their prompt, where TRL, sampling and attention allow it."""
+    shared = (Version(trl.__version__) >= SHARING_SINCE and not config.use_vllm
+              and model.config._attn_implementation == 'sdpa')
     return SharedGrpoTrainer if shared else ResumableGrpoTrainer
 
 
