@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import rclpy
+from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterValue
 from rcl_interfaces.srv import SetParameters
@@ -115,7 +116,7 @@ def test_frames_are_published_where_tf2_is_installed():
     transforms = Transforms(node, 0.9, StandIn)
     mount, = node.sent['/tf_static']
     assert [t.child_frame_id for t in mount.transforms] == ['camera_link', 'camera_optical_frame']
-    odometry = messages.OdometryMessage(child_frame_id='base_link')
+    odometry = Odometry(child_frame_id='base_link')
     odometry.header.frame_id = 'odom'
     transforms.publish(odometry)
     moved, = node.sent['/tf'][0].transforms
