@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 
 import yaml
-from spun_node import wait_until
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from spun_node import Spun, wait_until
 
 from sim_bridge.ros.graph import Graph, end_with_parent
 
@@ -29,7 +31,8 @@ class RecorderProcess:
                 env=graph.environment, stdout=log, stderr=subprocess.STDOUT,
                 preexec_fn=end_with_parent)
         wait_until(lambda: 'records to' in self.log or self.process.poll() is not None)
-        time.sleep(1.0)   # for discovery: nobody waits for a recorder
+        _wait_for_those_who_speak(graph)
+        time.sleep(2.0)   # until they know the recorder too: nobody waits for one
 
     @property
     def log(self) -> str:
@@ -51,3 +54,13 @@ class RecorderProcess:
         """Its exit code after a signal."""
         self.process.send_signal(number)
         return self.process.wait(30)
+
+
+def _wait_for_those_who_speak(graph: Graph) -> None:
+    """Until bridge and navigator are there, whichever of the processes came up first."""
+    looking = Spun(int(graph.environment['ROS_DOMAIN_ID']),
+                   lambda context: Node('looking', context=context),
+                   lambda node: SingleThreadedExecutor(context=node.context))
+    for topic in ('instruction', 'odom', 'navigator/state'):
+        wait_until(lambda name=f'{graph.namespace}/{topic}': looking.node.count_publishers(name))
+    looking.close()
