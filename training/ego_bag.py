@@ -98,12 +98,13 @@ def episodes_of(bag: Bag, run: Run, episode_id: str, settings: EgoSettings) -> M
                 :len(labels)], [int(action) for action in actions], labels,
             {'episode_id': episode_id, 'trajectory_id': trajectory, 'scene_id': bag.path.stem,
              'instruction': run.instruction, 'stopped': stopped,
-             'from_s': _s(run, piece.frames_ns[0]), 'to_s': _s(run, piece.frames_ns[-1])}))
+             'from_s': round(run.seconds(piece.frames_ns[0]), 2),
+             'to_s': round(run.seconds(piece.frames_ns[-1]), 2)}))
     if not pieces and not bad:
         notes.append('nothing was driven')
     elif not whole:
         notes.append('the run did not arrive: no stop is learnt from it')
-    notes += [f'{_s(run, b.from_ns):.1f} s to {_s(run, b.to_ns):.1f} s left out: {b.reason}'
+    notes += [f'{run.between(b.from_ns, b.to_ns)} left out: {b.reason}'
               for b in sorted(bad, key=lambda b: b.from_ns)]
     return Made(episodes, notes)
 
@@ -139,10 +140,6 @@ def _unusable(frames) -> dict[int, str]:
                 frame, frames[k - 1]):
             found[k] = 'the image is the same as a step before: the camera was stuck'
     return found
-
-
-def _s(run: Run, stamp_ns: int) -> float:
-    return round((stamp_ns - run.images_ns[0]) * 1e-9, 2)
 
 
 def convert(path: Path, args: argparse.Namespace) -> tuple[int, int]:

@@ -20,6 +20,8 @@ from vlnr1_ros.motion.plan import (
     ACCEPTED,
     DONE,
     DROPPED,
+    HOLD,
+    REPLACED,
     RUNNING,
     PlanStatus,
     Pose,
@@ -90,10 +92,9 @@ class DiscreteMode:
         stamp_ns = messages.time_ns(message.header.stamp)
         poses = messages.path_poses(message)
         if not poses:
-            reason = 'an empty plan asks to hold'
             self._last_stop_ns = max(self._last_stop_ns, min(stamp_ns, now_ns) or now_ns)
-            self._drop(reason, now_ns)
-            self._say(PlanStatus(stamp_ns, ACCEPTED, 0, 0, reason), now_ns)
+            self._drop(HOLD, now_ns)
+            self._say(PlanStatus(stamp_ns, ACCEPTED, 0, 0, HOLD), now_ns)
             return
         try:
             actions = self._fitting(message.header.frame_id, stamp_ns, poses)
@@ -101,7 +102,7 @@ class DiscreteMode:
             self._drop(f'the next plan was refused: {error}', now_ns)
             self._say(PlanStatus(stamp_ns, DROPPED, 0, len(poses) - 1, str(error)), now_ns)
             return
-        self._drop('replaced by a newer plan', now_ns)
+        self._drop(REPLACED, now_ns)
         self._last_stamp_ns = stamp_ns
         self._stamp_ns, self._actions, self._executed = stamp_ns, actions, 0
         self._report(ACCEPTED, '', now_ns)

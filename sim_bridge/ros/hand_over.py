@@ -12,9 +12,10 @@ from std_srvs.srv import Trigger
 
 from sim_bridge.episode_seed import episode_seed
 from sim_bridge.ros.parameters import DISCRETE, BridgeParameters
-from sim_bridge.ros.peers import ACTIVE, AT_REST, Peers
+from sim_bridge.ros.peers import Peers
 from sim_bridge.ros.waiting import EpisodeError, Waiting
 from vlnr1_ros.navigation.prompt import check_instruction
+from vlnr1_ros.navigation.run_state import AT_REST, FOLLOWING
 
 
 class HandOver:
@@ -42,7 +43,7 @@ class HandOver:
         if 'navigator' not in given.participants:
             return
         self._wait_until_active()
-        if peers.navigator['state'] in ACTIVE:
+        if peers.navigator['state'] in FOLLOWING:
             self._end_the_last_run()
         self._until(lambda: (self._instruction.get_subscription_count()
                              and self._listeners()['image_raw']
@@ -90,7 +91,7 @@ class HandOver:
         self._until(self._cancel.service_is_ready, self._given.startup_timeout_s)
         # Answered, not only sent: it must not overtake the instruction that follows.
         cancelled = self._cancel.call_async(Trigger.Request())
-        self._until(lambda: cancelled.done() and self._peers.navigator['state'] not in ACTIVE,
+        self._until(lambda: cancelled.done() and self._peers.navigator['state'] not in FOLLOWING,
                     self._given.lockstep_timeout_s)
 
     def _give_seed(self, seed: int):

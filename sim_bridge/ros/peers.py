@@ -13,10 +13,8 @@ from std_msgs.msg import Header, String
 from vlnr1_ros.motion.plan import ACCEPTED, DONE, PlanStatus, decode
 from vlnr1_ros.navigation.actions import Action, ActionSet
 from vlnr1_ros.navigation.errors import UserError
+from vlnr1_ros.navigation.run_state import AT_REST, FAILED, FOLLOWING, IDLE, REFUSED
 from vlnr1_ros.nodes import messages
-
-ACTIVE = ('waiting', 'deciding', 'executing', 'paused')
-AT_REST = ('unconfigured', 'inactive', 'finalized')  # states of the lifecycle other than active
 
 
 class Peers:
@@ -76,12 +74,12 @@ class Peers:
 
     def follows(self, instruction: str) -> bool:
         """Whether the navigator has accepted this (tidied) instruction."""
-        return (self.navigator.get('state') in ACTIVE
+        return (self.navigator.get('state') in FOLLOWING
                 and self.navigator.get('instruction') == instruction)
 
     def navigator_trouble(self) -> str:
         """Why the navigator follows nothing any more, or ''."""
-        if self.navigator.get('state') in ('failed', 'refused', 'idle', *AT_REST):
+        if self.navigator.get('state') in (FAILED, REFUSED, IDLE, *AT_REST):
             return f'navigator {self.navigator["state"]}: {self.navigator["reason"]}'
         return ''
 

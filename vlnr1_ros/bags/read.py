@@ -16,7 +16,9 @@ from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.rosbag2 import ReaderError
 
 from ..motion.safety import Odometry
+from ..navigation.camera import Camera
 from ..navigation.errors import UserError
+from ..navigation.run_state import EXECUTING, FINISHED, FOLLOWING
 from . import values
 from .write import PARTIAL, typestore
 
@@ -25,8 +27,6 @@ ODOMETRY, STRING = 'nav_msgs/msg/Odometry', 'std_msgs/msg/String'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 PATH, DIAGNOSTICS = 'nav_msgs/msg/Path', 'diagnostic_msgs/msg/DiagnosticArray'
 LAST_NS = 2**63 - 1
-ARRIVED = 'finished'   # the navigator's word for a run that ended with stop
-AT_WORK = ('waiting', 'deciding', 'executing', 'paused')
 DEPTH = ('depth', 'disparity', 'infra')   # parts of names of images that are no colour images
 
 
@@ -57,7 +57,15 @@ class Run:
     @property
     def arrived(self) -> bool:
         """A navigator says whether it arrived; a person who drove did."""
-        return not set(AT_WORK) & set(self.states) or self.states[-1] == ARRIVED
+        return not set(FOLLOWING) & set(self.states) or self.states[-1] == FINISHED
+
+    def seconds(self, stamp_ns: int) -> float:
+        """From its first image to a stamp."""
+        return (stamp_ns - self.images_ns[0]) * 1e-9
+
+    def between(self, from_ns: int, to_ns: int) -> str:
+        """A stretch of it for people."""
+        return f'{self.seconds(from_ns):.1f} s to {self.seconds(to_ns):.1f} s'
 
     def hear_state(self, text: str) -> None:
         """Take what the navigator's `~/state` said, if it is of this run."""
@@ -69,7 +77,7 @@ class Run:
             return   # another node's
         if about == self.instruction:
             self.states.append(state)
-            if state == 'executing':
+            if state == EXECUTING:
                 self.frames_at.setdefault(decisions, frames)
 
 
@@ -210,7 +218,8 @@ class Bag:
         beside = [topic for topic in infos if topic.rpartition('/')[0] == camera] or infos
         for _, _, message in self.messages(*beside[:1]):
             if message.k[0] > 0 and message.width > 0:
-                return float(2 * np.degrees(np.arctan(message.width / 2 / message.k[0])))
+                return Camera.from_intrinsics(
+                    int(message.width), int(message.height), float(message.k[0]), 1.0).hfov_deg
         return None
 
 

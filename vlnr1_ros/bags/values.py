@@ -17,9 +17,9 @@ from ..navigation.errors import UserError
 NS = 1_000_000_000
 QUATERNION_TOLERANCE = 0.01
 
-_COLOUR = {'rgb8': (0, 1, 2), 'bgr8': (2, 1, 0), 'rgba8': (0, 1, 2), 'bgra8': (2, 1, 0),
+COLOUR = {'rgb8': (0, 1, 2), 'bgr8': (2, 1, 0), 'rgba8': (0, 1, 2), 'bgra8': (2, 1, 0),
            'mono8': (0, 0, 0)}
-_LAYOUT = {'rgb8': ('u1', 3), 'bgr8': ('u1', 3), 'rgba8': ('u1', 4), 'bgra8': ('u1', 4),
+LAYOUT = {'rgb8': ('u1', 3), 'bgr8': ('u1', 3), 'rgba8': ('u1', 4), 'bgra8': ('u1', 4),
            'mono8': ('u1', 1), '16UC1': ('u2', 1), '32FC1': ('f4', 1)}
 
 
@@ -67,13 +67,13 @@ def parse_plan_status(message) -> PlanStatus:
 
 def image_rgb(message) -> np.ndarray:
     """A colour image as contiguous uint8 (H, W, 3) RGB, whatever its rows are padded with."""
-    if message.encoding not in _COLOUR:
+    if message.encoding not in COLOUR:
         raise UserError(f'image encoding {message.encoding!r} is not a colour image known here; '
-                        f'publish one of {", ".join(_COLOUR)}')
+                        f'publish one of {", ".join(COLOUR)}')
     pixels = _pixels(message)
     if message.encoding == 'mono8':
         return np.repeat(pixels, 3, axis=2)
-    return np.ascontiguousarray(pixels[:, :, list(_COLOUR[message.encoding])])
+    return np.ascontiguousarray(pixels[:, :, list(COLOUR[message.encoding])])
 
 
 def image_depth_m(message) -> np.ndarray:
@@ -96,10 +96,10 @@ def compressed_rgb(message) -> np.ndarray:
 
 def image_layout(encoding: str) -> tuple[str, int]:
     """(numpy type, channels) of an image encoding."""
-    if encoding not in _LAYOUT:
+    if encoding not in LAYOUT:
         raise UserError(f'image encoding {encoding!r} is not supported; use one of '
-                        f'{", ".join(_LAYOUT)}')
-    return _LAYOUT[encoding]
+                        f'{", ".join(LAYOUT)}')
+    return LAYOUT[encoding]
 
 
 def _pixels(message) -> np.ndarray:

@@ -42,6 +42,14 @@ def check_ranges(config):
             raise UserError(f'{item.name} is {value}; give {limits}')
 
 
+def check_choices(config, choices):
+    """UserError names the first field that is none of its choices, {field: those it may be}."""
+    for name, known in choices.items():
+        if getattr(config, name) not in known:
+            raise UserError(f'{name} is {getattr(config, name)!r}; give one of '
+                            f'{", ".join(known)}')
+
+
 @dataclass(frozen=True)
 class DriverConfig:
     """Limits, tolerances and timeouts of the driver; UserError names a value out of range.
@@ -158,10 +166,7 @@ class DriverConfig:
                 object.__setattr__(self, f'hard_{kind}', highest)   # the dataclass is frozen
             elif highest > hard:
                 raise UserError(f'max_{kind} is {highest:g}; give at most hard_{kind}, {hard:g}')
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UserError(f'{name} is {getattr(self, name)!r}; give one of '
-                                f'{", ".join(choices)}')
+        check_choices(self, CHOICES)
         if self.depth_min_height_m >= self.depth_max_height_m:
             raise UserError(f'depth_min_height_m is {self.depth_min_height_m:g}; give less than '
                             f'depth_max_height_m, {self.depth_max_height_m:g}')

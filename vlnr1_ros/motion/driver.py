@@ -16,6 +16,8 @@ from .plan import (
     ACCEPTED,
     DONE,
     DROPPED,
+    HOLD,
+    REPLACED,
     RUNNING,
     STOPPED_BY_HAND,
     PlanStatus,
@@ -32,7 +34,6 @@ from .safety import Odometry, Safety
 
 MAX_STEP_S = 0.1  # a control step that comes later than this ramps no further
 RECENT_ACTIONS = 64
-REPLACED = 'replaced by a newer plan'
 ROUNDING = 1e-9
 
 
@@ -164,7 +165,7 @@ class Driver:
         No poses: drop what is there and hold, which is acknowledged as accepted, 0 of 0.
         """
         if not poses:
-            self.stop(now_ns, 'an empty plan asks to hold', min(stamp_ns, now_ns) or now_ns)
+            self.stop(now_ns, HOLD, min(stamp_ns, now_ns) or now_ns)
             self.statuses.append(PlanStatus(stamp_ns, ACCEPTED, 0, 0, self.reason))
             return
         try:

@@ -16,6 +16,8 @@ POSE_TOLERANCE = 1e-3  # metres and radians
 LARGEST = 1e9
 
 ACCEPTED, RUNNING, DONE, DROPPED = 'accepted', 'running', 'done', 'dropped'
+HOLD, REPLACED = 'an empty plan asks to hold', 'replaced by a newer plan'
+"""Reasons of a drop that the navigator wanted."""
 STOPPED_BY_HAND = 'stopped by ~/stop'
 """Reason of a drop that ends the run: who stops a robot does not want it to go on by itself."""
 

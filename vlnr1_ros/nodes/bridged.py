@@ -4,15 +4,14 @@ from __future__ import annotations
 import numpy as np
 from sensor_msgs.msg import Image
 
+from ..bags.values import COLOUR, LAYOUT
 from ..navigation.errors import UserError
 from . import messages
-
-COLOUR, DEPTH = ('rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono8'), ('16UC1', '32FC1')
 
 
 def colour(message: Image) -> np.ndarray:
     """Contiguous uint8 (H, W, 3) RGB; UserError when the image cannot be read or has no colour."""
-    if message.encoding in COLOUR + DEPTH:
+    if message.encoding in LAYOUT:
         return messages.image_rgb(message)
     try:
         # From apt only, and it may be built for another numpy: not asked before it is needed.

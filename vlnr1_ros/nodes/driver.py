@@ -28,7 +28,8 @@ from std_msgs.msg import Bool, Header
 from std_srvs.srv import SetBool, Trigger
 
 from ..motion.config import DriverConfig
-from ..motion.driver import REPLACED, ZERO, Driver
+from ..motion.driver import ZERO, Driver
+from ..motion.plan import DROPPED, REPLACED
 from . import messages, runtime
 from .driver_config import DriverNodeConfig
 from .polled import PolledSubscription
@@ -260,7 +261,7 @@ class DriverNode(Node):
         statuses, self._driver.statuses = self._driver.statuses, []
         for status in statuses:
             self._status.publish(messages.plan_status(status, self._now_ns()))
-            if status.state == 'dropped' and status.reason != REPLACED:
+            if status.state == DROPPED and status.reason != REPLACED:
                 self.get_logger().warning(f'plan dropped: {status.reason}')
 
     def _publish_diagnostics(self, now_ns: int):

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import time
 
+from ..navigation.run_state import FAILED, REFUSED
 from .camera_check import CameraCheck
-from .pilot import FAILED, REFUSED, Pilot
+from .pilot import Pilot
 from .rates import Durations, Rate
 
 OK, WARN, ERROR = 0, 1, 2

@@ -6,10 +6,10 @@ import traceback
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
+from ..navigation.run_state import FINALIZED, INACTIVE, UNCONFIGURED
 from . import runtime
 
-UNCONFIGURED, INACTIVE, ACTIVE = 'unconfigured', 'inactive', 'active'
-FINALIZED = 'finalized'
+ACTIVE = 'active'
 SUCCESS, FAILURE, ERROR = (TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE,
                            TransitionCallbackReturn.ERROR)
 END_S = 0.5  # from the shutdown transition to the end, so that its answer is still sent

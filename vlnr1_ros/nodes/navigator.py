@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import traceback
 from collections import deque
 
@@ -26,6 +27,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from ..motion.stuck import StuckRule
 from ..navigation.errors import UserError
+from ..navigation.run_state import DECIDING, EXECUTING, UNCONFIGURED
 from ..policy.base import Policy
 from ..policy.load import free_memory
 from . import messages, runtime
@@ -34,10 +36,10 @@ from .base_pose import BasePose
 from .camera_check import CameraCheck
 from .decision import Answer, Decider
 from .health import Health, at_rest
-from .managed import ACTIVE, UNCONFIGURED, ManagedNode
+from .managed import ACTIVE, ManagedNode
 from .named_policy import named_policy
 from .navigator_config import IMAGES, READ_BY_CONFIGURE, RELIABILITY, NavigatorConfig
-from .pilot import DECIDING, EXECUTING, Pilot
+from .pilot import Pilot
 from .polled import PolledSubscription
 
 HEARTBEAT_S = 0.05
@@ -411,7 +413,7 @@ class NavigatorNode(ManagedNode):
 
     @staticmethod
     def _steady_ns() -> int:
-        return Clock(clock_type=ClockType.STEADY_TIME).now().nanoseconds
+        return time.monotonic_ns()
 
 
 def main(args=None) -> int:

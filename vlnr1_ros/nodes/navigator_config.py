@@ -8,9 +8,8 @@ from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from ..bags.values import compressed_rgb
-from ..motion.config import CHOICES, DURING, check_ranges, live, number
+from ..motion.config import CHOICES, DURING, check_choices, check_ranges, live, number
 from ..motion.stuck import ESCAPE, IGNORE, STOP
-from ..navigation.errors import UserError
 from .bridged import colour
 
 RELIABILITY = {'best_effort': ReliabilityPolicy.BEST_EFFORT,
@@ -89,10 +88,7 @@ class NavigatorConfig:
 
     def __post_init__(self):
         check_ranges(self)
-        for name, known in KNOWN.items():
-            if getattr(self, name) not in known:
-                raise UserError(f'parameter {name} is {getattr(self, name)!r}; give one of '
-                                f'{", ".join(known)}')
+        check_choices(self, KNOWN)
 
 
 READ_BY_CONFIGURE = {item.name for item in fields(NavigatorConfig)

@@ -24,12 +24,20 @@ from ..navigation.card import NavigationCard
 from ..navigation.errors import UserError
 from ..navigation.memory import History
 from ..navigation.prompt import check_instruction
+from ..navigation.run_state import (
+    DECIDING,
+    EXECUTING,
+    FAILED,
+    FINISHED,
+    FOLLOWING,
+    IDLE,
+    PAUSED,
+    REFUSED,
+    WAITING,
+)
 from .decision import Answer, Question
 
 # idle: nothing to follow; waiting: for an image; the rest speak for themselves
-IDLE, WAITING, DECIDING, EXECUTING = 'idle', 'waiting', 'deciding', 'executing'
-PAUSED, FINISHED, REFUSED, FAILED = 'paused', 'finished', 'refused', 'failed'
-ACTIVE = (WAITING, DECIDING, EXECUTING, PAUSED)
 
 RECENT_IMAGES = 10
 
@@ -97,7 +105,7 @@ class Pilot:
     @property
     def active(self) -> bool:
         """Whether an instruction is being followed (or paused)."""
-        return self.state in ACTIVE
+        return self.state in FOLLOWING
 
     @property
     def frames(self) -> int:

@@ -24,7 +24,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, LaserScan
+from sensor_msgs.msg import CameraInfo, LaserScan
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 
@@ -32,17 +32,15 @@ from ..bags.flight import MB, FlightRecorder, Limits
 from ..bags.ring import Recorded
 from ..bags.values import parse_plan_status
 from ..bags.write import Folder
-from ..motion.config import number
-from ..motion.plan import DROPPED
+from ..motion.config import check_choices, number
+from ..motion.plan import DROPPED, HOLD
 from ..navigation.errors import UserError
-from . import messages, runtime
+from ..navigation.run_state import FOLLOWING
+from . import messages, navigator_config, runtime
 from .lean_executor import LeanExecutor
-from .pilot import ACTIVE
+from .navigator_config import RELIABILITY
 
-RELIABILITY = {'best_effort': ReliabilityPolicy.BEST_EFFORT,
-               'reliable': ReliabilityPolicy.RELIABLE}
-IMAGES = {'raw': ('image_raw', Image), 'compressed': ('image_raw/compressed', CompressedImage),
-          'none': None}
+IMAGES = {**navigator_config.IMAGES, 'none': None}
 VELOCITIES = {'geometry_msgs/msg/Twist': Twist, 'geometry_msgs/msg/TwistStamped': TwistStamped}
 KNOWN = {'image_transport': IMAGES, 'reliability': RELIABILITY}
 QUEUE, IMAGE_QUEUE = 2000, 100
@@ -51,7 +49,6 @@ TICK_S = 0.1
 LOOK_S = 0.3
 ANSWER_S = 10.0       # a service waits for the disk
 CLOSE_S = 20.0        # to finish what is being written
-HOLD_REASON = 'an empty plan asks to hold'   # the navigator's wish, not a stop rule
 OK, WARN = 0, 1
 
 
@@ -74,10 +71,7 @@ class RecorderConfig:
                               10**9)
 
     def __post_init__(self):
-        for name, known in KNOWN.items():
-            if getattr(self, name) not in known:
-                raise UserError(f'parameter {name} is {getattr(self, name)!r}; give one of '
-                                f'{", ".join(known)}')
+        check_choices(self, KNOWN)
 
     @property
     def limits(self) -> Limits:
@@ -127,7 +121,7 @@ class RecorderNode(Node):
                 (CameraInfo, 'camera_info', sensor, None)):
             self._listen(kind, topic, qos, handler)
         if IMAGES[self._config.image_transport]:
-            topic, kind = IMAGES[self._config.image_transport]
+            topic, kind, _ = IMAGES[self._config.image_transport]
             self._listen(kind, topic, image, None)
         self.create_service(Trigger, '~/save', self._on_save)
         self.create_service(SetBool, '~/record', self._on_record)
@@ -167,7 +161,7 @@ class RecorderNode(Node):
     def _on_state(self, stamp_ns, message):
         try:
             said = json.loads(message.data)
-            active, instruction = said['state'] in ACTIVE, str(said['instruction'])
+            active, instruction = said['state'] in FOLLOWING, str(said['instruction'])
         except (ValueError, KeyError, TypeError):
             return   # not our navigator's; it is recorded all the same
         self._put(self._flight.hear_state, stamp_ns, time.monotonic(), active, instruction)
@@ -177,7 +171,7 @@ class RecorderNode(Node):
             status = parse_plan_status(message)
         except UserError:
             return
-        if status.state == DROPPED and status.reason != HOLD_REASON:
+        if status.state == DROPPED and status.reason != HOLD:
             self._put(self._flight.event, time.monotonic(), f'plan dropped: {status.reason}')
 
     def _on_emergency(self, _stamp_ns, message):

@@ -27,12 +27,13 @@ from ..navigation.actions import Action
 from ..navigation.camera import Camera, centre
 from ..navigation.errors import UserError
 from ..navigation.memory import History
+from ..navigation.run_state import PAUSED
 from ..policy.base import Policy
 from ..policy.load import BASELINES, is_url, load_policy
 from ..resources import given_or_shipped
 from .base_pose import BasePose
 from .decision import Answer
-from .pilot import PAUSED, Pilot
+from .pilot import Pilot
 
 LETTERS = {Action.MOVE_FORWARD: 'F', Action.TURN_LEFT: 'L', Action.TURN_RIGHT: 'R',
            Action.STOP: 'S'}
@@ -107,7 +108,7 @@ def _by_plans(bag, run, policy, plan_topic):
         question = pilot.question() or question
         if plan and question:
             now = policy.plan(question.history)[:len(plan.what)]
-            decisions.append(Decision(_s(run, plan.stamp_ns), len(question.history), plan.what,
+            decisions.append(Decision(run.seconds(plan.stamp_ns), len(question.history), plan.what,
                                       tuple(now)))
             pilot.answer(Answer(question.token, plan.what, '', 0.0))
             identity[plan.stamp_ns] = pilot.plans[-1].stamp_ns
@@ -168,9 +169,9 @@ def _by_motion(bag, run, policy):
             if k % card.execute == 0 and k < len(actions):
                 then = actions[k:k + card.execute]
                 now = policy.plan(history)[:len(then)]
-                decisions.append(Decision(_s(run, stamp_ns), k + 1, then, tuple(now)))
-    return decisions, [f'{_s(run, b.from_ns):.1f} s to {_s(run, b.to_ns):.1f} s left out, the '
-                       f'history begins anew: {b.reason}' for b in bad]
+                decisions.append(Decision(run.seconds(stamp_ns), k + 1, then, tuple(now)))
+    return decisions, [f'{run.between(b.from_ns, b.to_ns)} left out, the history begins anew: '
+                       f'{b.reason}' for b in bad]
 
 
 def _sight(bag: Bag, expected: Camera) -> Callable[[int], np.ndarray]:
@@ -188,10 +189,6 @@ def _sight(bag: Bag, expected: Camera) -> Callable[[int], np.ndarray]:
         return centre(rgb, *expected.window(live))
 
     return seen
-
-
-def _s(run: Run, stamp_ns: int) -> float:
-    return (stamp_ns - run.images_ns[0]) * 1e-9
 
 
 def table(decisions: list[Decision]) -> str:
@@ -217,8 +214,7 @@ def table(decisions: list[Decision]) -> str:
 def _load(args) -> Policy:
     if is_url(args.policy) or args.policy in BASELINES:
         return load_policy(args.policy)
-    options = {'device': args.device} if args.device else {}
-    return load_policy(given_or_shipped(args.policy), **options)
+    return load_policy(given_or_shipped(args.policy), device=args.device or None)
 
 
 def main(argv: list[str] | None = None) -> int:
