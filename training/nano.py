@@ -13,19 +13,16 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
 import shutil
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from training.calibrate import mean_success
 from training.evaluate import evaluate
 from training.evaluate_config import EvaluateConfig
+from training.recipe_step import run_step
 from vlnr1_ros.navigation.card import NavigationCard
-from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.navigation.memory import Growing
 from vlnr1_ros.navigation.prompt import NANO_TEMPLATE, Template
 
@@ -116,20 +113,7 @@ class Recipe:
 
     def step(self, name: str, module: str, *arguments, processes: int = 1) -> None:
         """Run one module as a command unless its mark says it is done."""
-        mark = self.work / 'done' / name
-        if mark.exists():
-            return
-        launcher = ['torch.distributed.run', '--nproc-per-node', str(processes), '-m'] \
-            if processes > 1 else []
-        command = [sys.executable, '-m', *launcher, module, *map(str, arguments)]
-        print(f'[{name}]', ' '.join(command), flush=True)
-        started = time.monotonic()
-        code = subprocess.run(command, env={**os.environ, 'OMP_NUM_THREADS': '1'}).returncode
-        if code:
-            raise UserError(f'step {name} ended with exit code {code}; run the same command '
-                            'again when its cause is mended, finished steps are kept')
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.write_text(f'{time.monotonic() - started:.0f} s\n')
+        run_step(self.work / 'done' / name, name, module, *arguments, processes=processes)
 
     def collect(self, name: str, data: Path, episodes: int, tiers: list[str],
                 *behaviour) -> None:

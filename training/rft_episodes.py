@@ -22,14 +22,13 @@ from sim_bridge.client import RemoteEnvironment, load_split
 from sim_bridge.config import EnvironmentConfig, simulator_name
 from sim_bridge.environment import Environment, Episode
 from training import rewards
+from training.episode import decisions_of
 from training.evaluate_config import EvaluateConfig, environment_config
 from training.resumable import EpochSampler
 from training.rft_config import RftArguments
 from training.shared_grpo import SharedGrpoTrainer
-from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
-from vlnr1_ros.navigation.memory import History
 
 PARTS = ('progress', 'success', 'efficiency')
 
@@ -104,18 +103,15 @@ class _Drive:
     def __init__(self, environment, card, episode_id):
         self.environment = environment
         self._card = card
-        self._history = History(card.frame_width, card.frame_height)
-        self._history.add(environment.reset(episode_id).rgb)
+        self._episode = decisions_of(environment, episode_id, card)
+        self._history = next(self._episode)
         self._way_m = environment.distance_to_goal_m()
         self._run = Run(environment.episode, [])
         self.over = False
 
     def decide(self) -> Decision:
         """The decision that is due."""
-        card = self._card
-        _, frames = self._history.sample(card.sampler)
-        blocks = card.template.blocks(self._run.episode.instruction, len(frames) - 1,
-                                      card.action_set, card.horizon)
+        blocks, frames = self._card.question(self._run.episode.instruction, self._history)
         self._run.decisions.append(Decision([{'role': 'user', 'content': blocks}],
                                             [Image.fromarray(frame) for frame in frames]))
         return self._run.decisions[-1]
@@ -125,11 +121,11 @@ class _Drive:
         plan = rewards.read_actions(text, self._card.action_set)[:self._card.execute]
         if None in plan:
             plan = plan[:plan.index(None)]
-        for seen in self.environment.steps([int(action) for action in plan]) if plan else ():
-            self.over = seen.episode_over
-            if not self.over:
-                self._history.add(seen.rgb)
-        self.over = self.over or not plan or plan[-1] == Action.STOP
+        try:
+            self._history = self._episode.send(plan) if plan else None
+        except StopIteration:
+            self._history = None
+        self.over = self._history is None
 
     def finish(self) -> Run:
         """The run with what it is worth."""

@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import time
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +22,7 @@ import numpy as np
 
 from training.evaluate import evaluate
 from training.evaluate_config import EvaluateConfig
+from training.recipe_step import run_step
 from vlnr1_ros.navigation import metrics
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
@@ -84,14 +82,10 @@ TABLES = {
 }
 
 
-def card_of(row: Row, card: NavigationCard) -> NavigationCard:
-    """The checkpoint's card with the row's changes."""
-    return replace(card, **row.card)
-
-
-def command(row: Row, table: Table, args: argparse.Namespace, seed: int, out: Path) -> list[str]:
-    """The training command of a row, to be run by this interpreter."""
-    return ['-m', f'training.{row.verb}', '--model', args.model, '--data', *args.ego,
+def arguments(row: Row, table: Table, args: argparse.Namespace, seed: int,
+              out: Path) -> list[str]:
+    """What the training of a row is told."""
+    return ['--model', args.model, '--data', *args.ego,
             '--tiers', *(table.train_tiers or table.tiers), *row.flags,
             *(['--card', str(out / 'card')] if row.card else []),
             '--max_steps', str(args.steps), '--seed', str(seed), '--output_dir', str(out / 'run'),
@@ -101,19 +95,11 @@ def command(row: Row, table: Table, args: argparse.Namespace, seed: int, out: Pa
 
 def trained(row: Row, table: Table, args: argparse.Namespace, seed: int, out: Path) -> Path:
     """The checkpoint of a row, trained unless it is there."""
-    done = out / 'seconds'
-    if not done.exists():
-        if row.card:
-            card_of(row, NavigationCard.load(args.model)).save(out / 'card')
-        line = command(row, table, args, seed, out)
-        print(sys.executable, *line, flush=True)
-        started = time.monotonic()
-        code = subprocess.run([sys.executable, *line],
-                              env={**os.environ, 'OMP_NUM_THREADS': '1'}).returncode
-        if code:
-            raise UserError(f'{row.name!r} ended with exit code {code}; give the same command '
-                            'again when its cause is mended, what is finished is kept')
-        done.write_text(f'{time.monotonic() - started:.0f}\n')
+    if row.card:
+        (out / 'card').mkdir(exist_ok=True)
+        replace(NavigationCard.load(args.model), **row.card).save(out / 'card')
+    run_step(out / 'done', f'{row.name}, seed {seed}', f'training.{row.verb}',
+             *arguments(row, table, args, seed, out))
     return out / 'run'
 
 
@@ -191,7 +177,7 @@ def draw(title: str, found: dict[str, list[list[dict]]], path: Path) -> None:
     pyplot.close(figure)
 
 
-def main(argv: list[str] | None = None) -> int:
+def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line of this module."""
     parser = argparse.ArgumentParser(prog='training.tables', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -209,7 +195,12 @@ def main(argv: list[str] | None = None) -> int:
     add('--workers', type=int, default=0, help='processes of an evaluation (0: one a core)')
     add('--work', type=Path, default=Path('build/tables'), help='folder to work in')
     add('--figures', type=Path, help='folder for the pictures')
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Fill the tables."""
+    args = parsed(argv)
     keep_settings(args)
     for name in args.tables:
         found = fill(name, args)

@@ -66,6 +66,16 @@ class NavigationCard:
                 f'the history keeps frames of {history.width}x{history.height} pixels, the model '
                 f'takes {self.frame_width}x{self.frame_height}; make the history with that size')
 
+    def question(self, instruction: str, history: History) -> tuple[list[dict], list]:
+        """(blocks of the prompt, its frames) of the next decision.
+
+        Raises UserError when the history keeps frames of another size.
+        """
+        self.check_history(history)
+        _, frames = history.sample(self.sampler)
+        return self.template.blocks(
+            instruction, len(frames) - 1, self.action_set, self.horizon), frames
+
     def to_dict(self) -> dict:
         """JSON form of the card."""
         actions = {**asdict(self.action_set),

@@ -84,12 +84,7 @@ class LvlmPolicy:
         """(blocks of the prompt, its frames) of the next decision; UserError before `reset`."""
         if instruction is None:
             raise UserError('there is no instruction yet; call reset first')
-        card = self.card
-        card.check_history(history)
-        _, frames = history.sample(card.sampler)
-        return card.template.blocks(
-            instruction, len(frames) - 1, card.action_set, card.horizon
-        ), frames
+        return self.card.question(instruction, history)
 
     def inputs(self, history: History):
         """Model inputs of the next decision (see `processor.encode_prompt`), on the device."""
