@@ -185,7 +185,7 @@ def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     add('tables', nargs='+', choices=list(TABLES), help='which to fill')
     add('--model', default='models/nano', help='checkpoint that all rows start from')
     add('--ego', nargs='+', default=['build/nano/ego_far', 'build/nano/ego_room'],
-        help='VLN-Ego folders')
+        help='VLN-Ego folders; for the table actions made with --horizon 8')
     add('--data', default='data', help='folder with datasets/ and scene_datasets/')
     add('--split', default='val_unseen', help='episodes that are tried')
     add('--episodes', type=int, default=200, help='of them, a tier')
