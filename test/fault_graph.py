@@ -6,7 +6,6 @@ fault's 0.24 s are counted on the driver's own clock, and a busy machine changes
 """
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from nav_msgs.msg import Path as PathMessage
 from rclpy.executors import SingleThreadedExecutor
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, LaserScan
-from spun_node import Spun, wait_until
+from spun_node import Spun, fresh_domain, wait_until
 from std_msgs.msg import Bool, Header, String
 from std_srvs.srv import Trigger
 
@@ -72,7 +71,7 @@ class FaultGraph(Spun):
     def __init__(self, apartments, folder, episode, parameters=None, waits=True):
         os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
         self.folder = Path(folder)
-        domain_id = random.Random(os.urandom(4)).randint(1, 100)
+        domain_id = fresh_domain()
         self._environment = {**isolated_environment(folder, domain_id),
                              'ROS_PYTHON_CHECK_FIELDS': '1',
                              'PYTHONPATH': str(Path(__file__).parent)}

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 from typing import Callable
@@ -18,6 +19,11 @@ def wait_until(condition: Callable[[], object], timeout_s: float = WAIT_S) -> No
     while not condition():
         assert time.monotonic() < until_s, f'not within {timeout_s:g} s'
         time.sleep(0.01)
+
+
+def fresh_domain() -> int:
+    """A ROS domain that probably nobody else on this machine is in."""
+    return random.SystemRandom().randint(1, 100)
 
 
 class Spun:

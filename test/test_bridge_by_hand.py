@@ -1,6 +1,5 @@
 """The bridge alone, with the other nodes played by hand: free run, hand-over, end."""
 import json
-import random
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from nav_msgs.msg import Odometry, Path
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
-from spun_node import WAIT_S, Spun, wait_until
+from spun_node import WAIT_S, Spun, fresh_domain, wait_until
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
@@ -75,7 +74,7 @@ def pose(message):
 
 @pytest.fixture(scope='module')
 def domain_id():
-    return random.SystemRandom().randint(1, 100)
+    return fresh_domain()
 
 
 @pytest.fixture(scope='module')

@@ -2,7 +2,6 @@
 import json
 import math
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, LaserScan
-from spun_node import Spun, wait_until
+from spun_node import Spun, fresh_domain, wait_until
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 from test_bridge_by_hand import Visitor, bridge
@@ -45,7 +44,7 @@ def stamp_ns(message):
 
 @pytest.fixture
 def domain_id():
-    return random.SystemRandom().randint(1, 100)
+    return fresh_domain()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Discrete mode: the bridge answers plans as the driver does and executes them as actions."""
 import json
 import math
-import random
 
 import pytest
 import rclpy
@@ -11,7 +10,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
-from spun_node import Spun, wait_until
+from spun_node import Spun, fresh_domain, wait_until
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
@@ -92,7 +91,7 @@ class Visitor(Spun):
 
 @pytest.fixture(scope='module')
 def domain_id():
-    return random.SystemRandom().randint(1, 100)
+    return fresh_domain()
 
 
 @pytest.fixture(scope='module')

@@ -16,9 +16,9 @@ from motion_sight import INCREMENT_RAD, RANGE_MAX_M, ahead_of, ray_cast
 from nav_msgs.msg import Odometry
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import LaserScan
+from spun_node import fresh_domain
 from std_msgs.msg import Bool, Header
 from std_srvs.srv import SetBool, Trigger
-from test_driver_node import fresh_domain
 
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.nodes import messages

@@ -1,8 +1,6 @@
 """The driver node over real topics: rules, lockstep, parameters and its end."""
 import importlib
 import math
-import os
-import random
 import signal
 import sys
 import time
@@ -21,6 +19,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image, LaserScan
+from spun_node import fresh_domain
 from std_msgs.msg import Bool, Header
 from std_srvs.srv import SetBool, Trigger
 
@@ -36,10 +35,6 @@ SLACK_S = 3.0
 SLOW = {'max_linear_m_s': 0.1, 'odom_timeout_s': TIMEOUT_S, 'heartbeat_timeout_s': TIMEOUT_S,
         'clock_jump_s': 3.0, 'wall_timeout_s': 1.5, 'stop_repeat_s': 1.0}
 PARAMETERS = Path(__file__).parent.parent / 'config' / 'driver.yaml'
-
-
-def fresh_domain():
-    return random.Random(os.urandom(4)).randint(1, 100)
 
 
 @pytest.fixture(scope='module')

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from driver_process import DriverProcess, Robot, wait_until
-from test_driver_node import fresh_domain
+from spun_node import fresh_domain
 
 from vlnr1_ros.navigation.actions import Action
 

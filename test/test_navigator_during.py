@@ -1,11 +1,9 @@
 """The navigator node that decides while the robot drives, over real topics."""
-import os
-import random
 import threading
 import time
 
 import pytest
-from spun_node import wait_until
+from spun_node import fresh_domain, wait_until
 from std_srvs.srv import Trigger
 from test_navigator_node import Robot, navigator
 
@@ -28,7 +26,7 @@ def drive():
     ends = []
 
     def start(*answers, begin=True, **parameters):
-        domain_id = random.Random(os.urandom(4)).randint(1, 100)
+        domain_id = fresh_domain()
         robot = Robot(domain_id)
         node = navigator(domain_id, LeanExecutor, replan='during', execute=3, **parameters)
         ends.extend([node.close, robot.close])

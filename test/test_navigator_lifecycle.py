@@ -1,6 +1,5 @@
 """The navigator as a lifecycle node: what each transition does, and what it leaves undone."""
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
-from spun_node import Spun, wait_until
+from spun_node import Spun, fresh_domain, wait_until
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 from test_driver_node import SLOW
@@ -35,7 +34,7 @@ DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CL
 
 @pytest.fixture
 def domain_id():
-    return random.Random(os.urandom(4)).randint(1, 100)
+    return fresh_domain()
 
 
 @pytest.fixture

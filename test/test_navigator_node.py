@@ -1,7 +1,5 @@
 """The navigator node over real topics."""
 import json
-import os
-import random
 import time
 
 import cv2
@@ -15,7 +13,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage
-from spun_node import Spun, wait_until
+from spun_node import Spun, fresh_domain, wait_until
 from std_msgs.msg import Header, String
 from std_srvs.srv import SetBool, Trigger
 
@@ -100,7 +98,7 @@ def navigator(domain_id, executor_class=SingleThreadedExecutor, **parameters):
 
 @pytest.fixture
 def domain_id():
-    return random.Random(os.urandom(4)).randint(1, 100)
+    return fresh_domain()
 
 
 @pytest.fixture

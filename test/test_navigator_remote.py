@@ -1,11 +1,9 @@
 """The navigator with a model on another computer that is slow, gone or wrong."""
-import os
-import random
 import time
 
 import pytest
 from served_model import FaultyServer, cut_off, silence, status
-from spun_node import wait_until
+from spun_node import fresh_domain, wait_until
 from std_srvs.srv import SetBool, Trigger
 from test_navigator_node import Robot, navigator
 
@@ -18,7 +16,7 @@ def drive():
     ends = []
 
     def start(*behaviours, **settings):
-        domain_id = random.Random(os.urandom(4)).randint(1, 100)
+        domain_id = fresh_domain()
         server, robot = FaultyServer(*behaviours), Robot(domain_id)
         node = navigator(domain_id, policy=server.url(**settings), retry_s=0.2)
         ends.extend([node.close, robot.close, server.close])

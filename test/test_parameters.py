@@ -17,7 +17,7 @@ from motion_loop import Base, Loop
 from rcl_interfaces.srv import DescribeParameters, ListParameters, SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
-from spun_node import Spun
+from spun_node import Spun, fresh_domain
 
 from vlnr1_ros.motion.config import DriverConfig
 from vlnr1_ros.navigation.actions import Action
@@ -180,7 +180,7 @@ class Remote:
 
 @pytest.fixture(scope='module')
 def robot(tmp_path_factory):
-    domain_id = random.SystemRandom().randint(1, 100)
+    domain_id = fresh_domain()
     process = DriverProcess(domain_id, {
         'max_linear_m_s': 0.4, 'forward_m': 2.0, 'odom_timeout_s': 2.0, 'heartbeat_timeout_s': 2.0,
         'clock_jump_s': 3.0, 'wall_timeout_s': 3.0}, tmp_path_factory.mktemp('log'), True)

@@ -1,6 +1,5 @@
 """The recorder node beside a real graph, and what its recordings are good for."""
 import json
-import random
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from recorder_process import RecorderProcess
 from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import CompressedImage
-from spun_node import Spun, wait_until
+from spun_node import Spun, fresh_domain, wait_until
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 
@@ -177,7 +176,7 @@ def staged(tmp_path):
     spun = []
 
     def make(**parameters):
-        domain_id = random.SystemRandom().randint(1, 100)
+        domain_id = fresh_domain()
         overrides = [Parameter(name, value=value) for name, value in {
             'folder': str(tmp_path / 'recordings'), 'min_free_mb': 1, **parameters}.items()]
         recorder = Spun(domain_id, lambda context: RecorderNode(

@@ -1,7 +1,5 @@
 """The RViz configuration and the Foxglove layout, held against the nodes they show."""
 import json
-import os
-import random
 import re
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
-from spun_node import Spun, wait_until
+from spun_node import Spun, fresh_domain, wait_until
 
 from vlnr1_ros.nodes.driver import DriverNode
 from vlnr1_ros.nodes.navigator import NavigatorNode
@@ -32,7 +30,7 @@ TWIST_FIELDS = {'.linear.x', '.angular.z', '.twist.linear.x', '.twist.angular.z'
 @pytest.fixture(scope='module')
 def graph():
     """({topic: types}, services, {diagnostic name: keys}) of the two nodes."""
-    domain_id = random.Random(os.urandom(4)).randint(1, 100)
+    domain_id = fresh_domain()
 
     def spun(make):
         return Spun(domain_id, make, lambda node: SingleThreadedExecutor(context=node.context))
