@@ -55,6 +55,7 @@ ENDED = ('idle', 'finished', 'refused', 'failed')
 FAR_M = 5.0     # what the scan says of the walls
 LAG_TICKS = 4   # by which the navigator's clock may be behind
 CLEAR_M = 4.0   # to be driven before the base is put back to the start
+CLOCK_AGAIN_S = 0.3   # longer than any timeout that is measured
 PATIENCE_S = 30.0
 
 
@@ -321,7 +322,7 @@ class TimeRelay(FaultRelay):
 
     def __init__(self, graph):
         self._graph = graph
-        self._clock = None
+        self._clock = self._passed = None
         self._odometry_ns = -1
         self._due_s = 0.0
         self.passed_ns = 0
@@ -351,11 +352,17 @@ class TimeRelay(FaultRelay):
     def _let_time_go(self):
         clock, self._clock = self._clock, None
         stamp_ns = messages.time_ns(clock.clock)
+        again_s = time.monotonic() + CLOCK_AGAIN_S
         while (time.monotonic() < self._due_s or not self._graph.may_go_on(stamp_ns)):
             if not self.node.context.ok():
                 return
+            if time.monotonic() > again_s and self._passed is not None:
+                # a clock is heard best effort: who was stopped when it came waits for another
+                self.publishers['clock'].publish(self._passed)
+                again_s = time.monotonic() + CLOCK_AGAIN_S
             time.sleep(0.001)
         if stamp_ns > self.passed_ns:
             self._due_s = time.monotonic() + TICK_S
         self.passed_ns = max(self.passed_ns, stamp_ns)
+        self._passed = clock
         self.publishers['clock'].publish(clock)
