@@ -255,6 +255,7 @@ class FaultGraph(Spun):
         """Everything is well, and the base is in the middle of a plan."""
         self.heal()
         self.navigator_is_hurt = False
+        self.pass_time(0.1)   # odometry that is well again jumps back, which stops the base
         moved_m = sum(abs(linear) * TICK_S for linear, _, _ in self.commands[self._reset_at:])
         if moved_m > CLEAR_M:
             self.ask(self.cancel)
