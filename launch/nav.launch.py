@@ -4,6 +4,7 @@
 
 It uses the domain and the network as they are set: this is the real robot.
 """
+from pathlib import Path
 from urllib.parse import quote
 
 import lifecycle_msgs.msg
@@ -77,6 +78,8 @@ def generate_launch_description():
         DeclareLaunchArgument('record', default_value='',
                               description='Folder for recordings of a flight recorder that '
                               'listens beside the nodes; empty: none'),
+        DeclareLaunchArgument('rviz', default_value='false', **truth,
+                              description='Open RViz with config/vlnr1.rviz on the same topics'),
         DeclareLaunchArgument('lockstep', default_value='false', **truth,
                               description='Wait for a simulator that waits for the nodes'),
         DeclareLaunchArgument('log_level', default_value='info',
@@ -127,8 +130,15 @@ def nodes(context):
             ('cmd_vel', 'cmd_vel'), ('instruction', 'instruction'), ('scan', 'scan'),
             ('emergency_stop', 'emergency_stop'))] + [
             ('image_raw/compressed', f'{value("image")}/compressed')], **common)
+    settings = Path(__file__).resolve().parents[1] / 'config/vlnr1.rviz'
+    rviz = Node(
+        package='rviz2', executable='rviz2', name='rviz', namespace=value('namespace'),
+        arguments=['-d', str(settings)],
+        parameters=[{'use_sim_time': shared['use_sim_time']}],
+        remappings=[('odom', value('odom')), ('scan', value('scan'))])
     return [*([driver] if value('driver') == 'true' else []), navigator,
             *([recorder] if value('record') else []),
+            *([rviz] if value('rviz') == 'true' else []),
             *(started(navigator) if value('autostart') == 'true' else [])]
 
 

@@ -26,8 +26,9 @@ from training import ego_bag
 from training.ego_dataset import EgoDataset
 from vlnr1_ros.bags.read import Bag
 from vlnr1_ros.bags.write import PARTIAL
+from vlnr1_ros.motion.plan import DROPPED, HOLD, REPLACED, PlanStatus
 from vlnr1_ros.navigation.card import NavigationCard
-from vlnr1_ros.nodes import replay
+from vlnr1_ros.nodes import messages, replay
 from vlnr1_ros.nodes.lean_executor import LeanExecutor
 from vlnr1_ros.nodes.recorder import RecorderNode
 from vlnr1_ros.policy.load import load_policy
@@ -154,6 +155,7 @@ class Stage(Spun):
                            for kind, name, qos in (
             (Twist, 'cmd_vel', 10), (CompressedImage, 'image_raw/compressed', 10),
             (String, 'instruction', 10), (Bool, 'emergency_stop', 10),
+            (DiagnosticArray, 'plan_status', 10),
             (String, 'navigator/state', latched))}
         self.node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
         wait_until(lambda: all(p.get_subscription_count() for name, p in self.publishers.items()
@@ -217,6 +219,16 @@ def test_services_and_events(staged, tmp_path):
     rings = set((tmp_path / 'recordings').glob('ring_*'))
     stage.say('emergency_stop', Bool(data=True))
     wait_until(lambda: set((tmp_path / 'recordings').glob('ring_*')) > rings)
+
+
+def test_a_plan_dropped_for_another_or_a_hold_is_no_event(staged):
+    stage, recorder = staged(runs=False)
+    heard = []
+    recorder.node._flight.event = lambda _steady_s, why: heard.append(why)
+    for reason in (HOLD, REPLACED, 'the scan is silent'):
+        stage.say('plan_status', messages.plan_status(PlanStatus(1, DROPPED, 1, 4, reason), 0))
+    wait_until(lambda: heard)
+    assert heard == ['plan dropped: the scan is silent']
 
 
 def test_no_room_is_a_warning_and_no_recording(staged, tmp_path):
