@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from training import rft, sft, tables
+from training import packed_sft, rft, sft, tables
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.resources import given_or_shipped
@@ -35,11 +35,20 @@ def test_an_error_is_a_failure_and_a_missing_episode_is_not_compared():
 
 @pytest.mark.parametrize('name', tables.TABLES)
 def test_every_row_is_a_command_that_its_program_takes(name, tmp_path):
-    args = tables.parsed([name, '--ego', 'ego', '--model', str(NANO), '--steps', '8'])
+    args = tables.parsed([name, '--ego', 'ego', '--dagger', 'own', '--apartments', 'flats',
+                          '--model', str(NANO), '--steps', '8'])
+    folders = {'ego': 'ego', 'dagger': 'own', 'apartments': 'flats'}
     for row in tables.TABLES[name].rows:
-        parse = {'sft': sft.parse, 'rft': rft.parse}[row.verb]
-        what, how = parse(tables.arguments(row, tables.TABLES[name], args, 3, tmp_path))
-        assert (what.data, how.max_steps, how.seed) == (['ego'], 8, 3)
+        told = tables.arguments(row, tables.TABLES[name], args, 3, tmp_path)
+        data, steps = [folders[key] for key in row.data], max(1, round(8 * row.pace))
+        if row.verb == 'packed_sft':
+            what = packed_sft.parsed(told)
+            assert (what.ego, what.steps, what.seed) == (data, steps, 3)
+            packed_sft.tier_weights(what.tiers)
+            continue
+        what, how = {'sft': sft.parse, 'rft': rft.parse}[row.verb](told)
+        assert (what.data, how.max_steps, how.seed) == (data, steps, 3)
+        assert what.tiers == list(tables.TABLES[name].train_tiers or tables.TABLES[name].tiers)
         replace(NavigationCard.load(NANO), **row.card)   # UserError for what no card takes
 
 

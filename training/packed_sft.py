@@ -122,7 +122,8 @@ def tier_weights(text: str) -> dict[str, float]:
     return weights
 
 
-def _parser() -> argparse.ArgumentParser:
+def parsed(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line of this module."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
@@ -141,12 +142,12 @@ def _parser() -> argparse.ArgumentParser:
     add('--blind', action='store_true', help='train on black frames')
     add('--compile', action='store_true', help='torch.compile (needs a C++ compiler)')
     add('--save-steps', type=int, default=500, help='steps between resumable checkpoints')
-    return parser
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train, resuming from the last checkpoint of an interrupted run of the same --out."""
-    args = _parser().parse_args(argv)
+    args = parsed(argv)
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
     card = NavigationCard.load(args.init)
     if args.blind:

@@ -2,12 +2,13 @@
 
     python -m training.tables gamma --ego build/nano/ego_far --data data
     python -m training.tables gamma group --seeds 0 1 2 --figures docs/figures
+    python -m training.tables stages --model runs/sft --dagger runs/dagger
 
-Each row is a short run of `vlnr1 sft` or `vlnr1 rft` from one checkpoint, evaluated on the same
-episodes as the checkpoint itself; commands are printed before they run. What is finished below
---work is kept, and an interrupted run goes on, when the same command is given again. Differences
-are paired by episode: the mean over seeds of each episode, minus that of the first row, with a
-95 % bootstrap interval over episodes.
+Each row is a short run of `vlnr1 sft`, `vlnr1 rft` or packed SFT from one checkpoint, evaluated on
+the same episodes as the checkpoint itself; commands are printed before they run. What is finished
+below --work is kept, and an interrupted run goes on, when the same command is given again.
+Differences are paired by episode: the mean over seeds of each episode, minus that of the first
+row, with a 95 % bootstrap interval over episodes.
 """
 from __future__ import annotations
 
@@ -31,6 +32,10 @@ from vlnr1_ros.navigation.memory import Average, Exponential, Growing, LongShort
 RFT = ('--learning_rate', '1e-5', '--per_device_train_batch_size', '64')
 """Ours: at the paper's 1e-6 a model of this size hardly moves in so few steps."""
 SFT = ('--learning_rate', '1e-4', '--per_device_train_batch_size', '16')
+PACKED = ('--lr', '6e-4', '--final-lr', '0.02', '--warmup', '50')
+PACKED_PACE, DRIVEN_PACE = 5.0, 0.1
+"""Of the same wall time as RFT, to a tenth."""
+DRIVEN = ('--closed_loop', '--learning_rate', '1e-5', '--per_device_train_batch_size', '128')
 MEASURE = 'grounded_success'
 PLAIN = 'as it is'
 
@@ -43,6 +48,10 @@ class Row:
     verb: str = 'rft'
     flags: tuple[str, ...] = ()
     card: dict = field(default_factory=dict)
+    data: tuple[str, ...] = ('ego',)
+    """Arguments of this module that name what it is trained on."""
+    pace: float = 1.0
+    """Updates for each of --steps, where an update is quicker or slower than one of RFT."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,11 @@ def _samplers(**of_card):
 
 
 TABLES = {
+    'stages': Table('after SFT', ('room', 'door', 'apartment'), (
+        Row('SFT longer', 'packed_sft', PACKED, pace=PACKED_PACE),
+        Row('DAgger', 'packed_sft', PACKED, data=('ego', 'dagger'), pace=PACKED_PACE),
+        Row('RFT', flags=RFT),
+        Row('closed-loop RFT', flags=DRIVEN, data=('apartments',), pace=DRIVEN_PACE))),
     'reward': Table('reward of RFT', ('door',), tuple(
         Row(name, flags=(*RFT, '--reward', name))
         for name in ('hard', 'uniform', 'linear', 'time_decayed'))),
@@ -85,11 +99,18 @@ TABLES = {
 def arguments(row: Row, table: Table, args: argparse.Namespace, seed: int,
               out: Path) -> list[str]:
     """What the training of a row is told."""
-    return ['--model', args.model, '--data', *args.ego,
-            '--tiers', *(table.train_tiers or table.tiers), *row.flags,
+    data = [folder for name in row.data for folder in getattr(args, name)]
+    tiers = table.train_tiers or table.tiers
+    steps = max(1, round(row.pace * args.steps))
+    kept = str(max(1, steps // 4))
+    if row.verb == 'packed_sft':
+        return ['--init', args.model, '--ego', *data, '--tiers', ','.join(tiers), *row.flags,
+                '--steps', str(steps), '--seed', str(seed), '--out', str(out / 'run'),
+                '--save-steps', kept]
+    return ['--model', args.model, '--data', *data, '--tiers', *tiers, *row.flags,
             *(['--card', str(out / 'card')] if row.card else []),
-            '--max_steps', str(args.steps), '--seed', str(seed), '--output_dir', str(out / 'run'),
-            '--save_steps', str(max(1, args.steps // 4)), '--save_total_limit', '1',
+            '--max_steps', str(steps), '--seed', str(seed), '--output_dir', str(out / 'run'),
+            '--save_steps', kept, '--save_total_limit', '1',
             '--limit', str(args.samples), '--report_to', 'none']
 
 
@@ -186,6 +207,10 @@ def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     add('--model', default='models/nano', help='checkpoint that all rows start from')
     add('--ego', nargs='+', default=['build/nano/ego_far', 'build/nano/ego_room'],
         help='VLN-Ego folders; for the table actions made with --horizon 8')
+    add('--dagger', nargs='+', default=['build/nano/ego_dagger'],
+        help='VLN-Ego folders of runs of --model (vlnr1 ego --policy), for the table stages')
+    add('--apartments', nargs=1, default=['build/nano/data'],
+        help='folder whose split train closed-loop RFT drives in, for the table stages')
     add('--data', default='data', help='folder with datasets/ and scene_datasets/')
     add('--split', default='val_unseen', help='episodes that are tried')
     add('--episodes', type=int, default=200, help='of them, a tier')
@@ -213,8 +238,8 @@ def main(argv: list[str] | None = None) -> int:
 def keep_settings(args: argparse.Namespace) -> None:
     """Refuse to mix runs of other settings into what is below --work."""
     path = args.work / 'settings.json'
-    mine = {key: getattr(args, key) for key in ('model', 'ego', 'data', 'split', 'episodes',
-                                                'steps', 'samples')}
+    mine = {key: getattr(args, key) for key in (
+        'model', 'ego', 'dagger', 'apartments', 'data', 'split', 'episodes', 'steps', 'samples')}
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(mine, indent=2) + '\n', 'utf-8')
