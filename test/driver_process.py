@@ -16,6 +16,7 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
+from spun_node import on_this_machine
 from std_msgs.msg import Bool, Header
 from std_srvs.srv import SetBool, Trigger
 
@@ -75,7 +76,7 @@ class Robot:
 
     def __init__(self, domain_id, lockstep=False, simulated_time=False, stamped=False,
                  ros_arguments=()):
-        os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+        on_this_machine()
         self.context = Context()
         self.context.init(domain_id=domain_id)
         self.node = rclpy.create_node('base', context=self.context,

@@ -10,6 +10,8 @@ from typing import Callable
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException
 
+from vlnr1_ros.nodes.sockets import sockets_only
+
 WAIT_S = 60.0
 
 
@@ -26,6 +28,12 @@ def fresh_domain() -> int:
     return random.SystemRandom().randint(1, 100)
 
 
+def on_this_machine() -> None:
+    """Contexts of this process meet nobody elsewhere, and nobody who is stopped blocks them."""
+    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+    os.environ.update(sockets_only(os.environ)[0])
+
+
 class Spun:
     """A node that is spun by a thread in a context of its own, on this machine only.
 
@@ -33,7 +41,7 @@ class Spun:
     """
 
     def __init__(self, domain_id: int, make_node: Callable, make_executor: Callable):
-        os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+        on_this_machine()
         self.context = Context()
         self.context.init(domain_id=domain_id)
         self.node = make_node(self.context)

@@ -19,7 +19,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image, LaserScan
-from spun_node import fresh_domain
+from spun_node import fresh_domain, on_this_machine
 from std_msgs.msg import Bool, Header
 from std_srvs.srv import SetBool, Trigger
 
@@ -278,8 +278,8 @@ def test_a_missing_parameter_file_ends_in_one_line(tmp_path):
 
 
 @pytest.fixture
-def context(monkeypatch):
-    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+def context():
+    on_this_machine()
     context = Context()
     context.init(domain_id=fresh_domain())
     yield context

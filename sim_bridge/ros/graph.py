@@ -28,6 +28,7 @@ import yaml
 from sim_bridge.config import EnvironmentConfig
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
+from vlnr1_ros.nodes.sockets import sockets_only
 from vlnr1_ros.resources import given_or_shipped
 
 MODULES = {'driver': 'vlnr1_ros.nodes.driver', 'navigator': 'vlnr1_ros.nodes.navigator',
@@ -44,8 +45,12 @@ class GraphError(UserError):
     """A node died or an episode broke; the message names the node and its last lines."""
 
 
-def isolated_environment(log_dir: str | os.PathLike, domain_id: int | None = None) -> dict:
-    """This process's environment, changed so that nothing leaves the machine or meets others."""
+def isolated_environment(log_dir: str | os.PathLike, domain_id: int | None = None,
+                         sockets: bool = False) -> dict:
+    """This process's environment, changed so that nothing leaves the machine or meets others.
+
+    sockets: whoever is stopped or killed blocks nobody else (vlnr1_ros.nodes.sockets).
+    """
     environment = dict(os.environ)
     environment.update(
         ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST',
@@ -57,6 +62,8 @@ def isolated_environment(log_dir: str | os.PathLike, domain_id: int | None = Non
     # A static peer or a super client would carry the traffic off the machine all the same.
     for name in ('ROS_STATIC_PEERS', 'ROS_DISCOVERY_SERVER', 'ROS_SUPER_CLIENT'):
         environment.pop(name, None)
+    if sockets:
+        environment.update(sockets_only(environment)[0])
     return environment
 
 
@@ -132,7 +139,8 @@ class Graph:
         self._parameters['sim_bridge'].update(results_file=str(self._results),
                                               requests_file=str(self._requests))
         self._read_bytes = 0
-        self.environment = isolated_environment(self.folder / 'log', self._domain_id)
+        self.environment = isolated_environment(self.folder / 'log', self._domain_id,
+                                                sockets=True)
         try:
             for node in self._parameters:
                 self._processes[node] = self._start(node)

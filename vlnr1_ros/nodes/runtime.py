@@ -30,6 +30,7 @@ from rclpy.signals import SignalHandlerOptions
 from ..command import missing_module_text, system_error_text
 from ..navigation.errors import UserError
 from .lean_executor import executor_for
+from .sockets import sockets_only
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -117,21 +118,27 @@ def now_ns(node: Node) -> int:
 
 
 def run(make_node: Callable[[], Node], args=None,
-        make_executor: Callable[[Node], Executor] = executor_for) -> int:
+        make_executor: Callable[[Node], Executor] = executor_for,
+        waits_for_nobody: bool = False) -> int:
     """Run a node until SIGINT, SIGTERM or a shutdown of its context; returns the exit code.
 
+    waits_for_nobody: no other process may block what it publishes (sockets.py).
+
     A node with a method ``close()`` has it called while it can still publish; one that says that
-    it is `configuring` is not waited for. What the user can
-    put right (UserError, wrong ROS arguments, a missing package, a full disk) ends in one line and
-    code 2.
+    it is `configuring` is not waited for. What the user can put right (UserError, wrong ROS
+    arguments, a missing package, a full disk) ends in one line and code 2.
     """
     nodes: list[Node] = []
     signalled = _signal_pipe()
     try:
+        changed, shared = sockets_only(os.environ) if waits_for_nobody else ({}, '')
+        os.environ.update(changed)
         _init(args)
         threading.Thread(target=_end_on_signal, args=(signalled, nodes), daemon=True).start()
         node = make_node()
         nodes.append(node)
+        if shared:
+            node.get_logger().warning(shared)
         executor = make_executor(node)
         executor.add_node(node)
         executor.spin()
