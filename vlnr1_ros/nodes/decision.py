@@ -42,7 +42,9 @@ class Answer:
 
 
 class Decider:
-    """Asks the policy in a worker thread; `on_answer` is called there, once a question."""
+    """Asks the policy in a worker thread; `on_answer` is called there, once a question, and not
+    after `close`. It must not wait for anybody.
+    """
 
     def __init__(self, policy: Policy, on_answer: Callable[[Answer], None]):
         self._policy: Policy | None = policy
@@ -96,9 +98,10 @@ class Decider:
             else:
                 answer = self._decide(policy, question, seed)
                 policy = None  # closed meanwhile, it is not to be kept
-                with self._lock:
-                    self._asked = None
-            self._on_answer(answer)
+            with self._lock:
+                self._asked = None
+                if self._policy is not None:
+                    self._on_answer(answer)
 
     def _decide(self, policy: Policy, question, seed) -> Answer:
         started_s = time.monotonic()

@@ -139,6 +139,7 @@ class NavigatorNode(ManagedNode):
         if self.phase == ACTIVE:
             self._pilot.cancel()
             self._advance()
+        if self._decider is not None:
             self._decider.close()
 
     # Topics
