@@ -19,7 +19,7 @@ if ! pip --constraint "$VENV/constraints.txt" --constraint constraints-kilted.tx
         ros-kilted-geometry-msgs ros-kilted-nav-msgs ros-kilted-std-srvs \
         ros-kilted-diagnostic-msgs numpy opencv-python-headless PyYAML gym numpy-quaternion attrs \
         hydra-core omegaconf imageio imageio-ffmpeg scipy tqdm numba shapely trimesh pillow \
-        msgpack pytest pytest-timeout psutil ||
+        msgpack tokenizers pytest pytest-timeout psutil ||
     ! pip --no-deps habitat-lab==0.3.320260507
 then
     tail -n 15 "$LOG" >&2
