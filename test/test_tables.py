@@ -52,6 +52,16 @@ def test_every_row_is_a_command_that_its_program_takes(name, tmp_path):
         replace(NavigationCard.load(NANO), **row.card)   # UserError for what no card takes
 
 
+def test_tables_share_the_run_that_they_have_in_common_and_no_other():
+    names = {(name, row.name): tables.folder_name(row, table, 0)
+             for name, table in tables.TABLES.items() for row in table.rows}
+    shared = {names['reward', 'time-decayed'], names['gamma', 'gamma 0.7'],
+              names['group', 'group of 8']}
+    assert len(shared) == 1
+    assert len(set(names.values())) == len(names) - 2
+    assert all(len(name) < 200 and '/' not in name for name in names.values())
+
+
 def test_runs_of_other_settings_are_not_mixed(tmp_path):
     tables.keep_settings(tables.parsed(['gamma', '--work', str(tmp_path), '--steps', '8']))
     with pytest.raises(UserError, match='was made with steps 8, this run has 9'):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -70,21 +71,24 @@ def _samplers(**of_card):
                  for name, sampler in of_card.items())
 
 
+def _rft(flag, values):
+    """A row a value; None is what `vlnr1 rft` does by itself, the same run in every table."""
+    return tuple(Row(name, flags=(*RFT, *((flag, value) if value else ())))
+                 for name, value in values.items())
+
+
 TABLES = {
     'stages': Table('after SFT', ('room', 'door', 'apartment'), (
         Row('SFT longer', 'packed_sft', PACKED, pace=PACKED_PACE),
         Row('DAgger', 'packed_sft', PACKED, data=('ego', 'dagger'), pace=PACKED_PACE),
         Row('RFT', flags=RFT),
         Row('closed-loop RFT', flags=DRIVEN, data=('apartments',), pace=DRIVEN_PACE))),
-    'reward': Table('reward of RFT', ('door',), tuple(
-        Row(name, flags=(*RFT, '--reward', name))
-        for name in ('hard', 'uniform', 'linear', 'time_decayed'))),
-    'gamma': Table('decay of the time-decayed reward', ('door',), tuple(
-        Row(f'gamma {gamma}', flags=(*RFT, '--gamma', gamma))
-        for gamma in ('0.5', '0.7', '0.9', '1.0'))),
-    'group': Table('answers to a prompt in RFT', ('door',), tuple(
-        Row(f'group of {size}', flags=(*RFT, '--num_generations', size))
-        for size in ('2', '4', '8'))),
+    'reward': Table('reward of RFT', ('door',), _rft('--reward', {
+        'hard': 'hard', 'uniform': 'uniform', 'linear': 'linear', 'time-decayed': None})),
+    'gamma': Table('decay of the time-decayed reward', ('door',), _rft('--gamma', {
+        'gamma 0.5': '0.5', 'gamma 0.7': None, 'gamma 0.9': '0.9', 'gamma 1.0': '1.0'})),
+    'group': Table('answers to a prompt in RFT', ('door',), _rft('--num_generations', {
+        'group of 2': '2', 'group of 4': '4', 'group of 8': None})),
     'actions': Table('predicted actions', ('door',), tuple(
         Row(f'{n} action{"s" if n > 1 else ""}', 'sft', SFT,
             {'horizon': n, 'execute': min(n, 3)}) for n in (1, 4, 6, 8))),
@@ -134,16 +138,25 @@ def tried(checkpoint: Path, table: Table, args: argparse.Namespace, out: Path) -
 
 def fill(name: str, args: argparse.Namespace) -> dict[str, list[list[dict]]]:
     """{row name: episode lines of each seed}; the first row is the checkpoint as it is."""
-    table, folder = TABLES[name], args.work / name
-    found = {PLAIN: [tried(args.model, table, args, folder / 'as_it_is.jsonl')]}
+    table = TABLES[name]
+    episodes = f'{"_".join(table.tiers)}.jsonl'
+    found = {PLAIN: [tried(args.model, table, args, args.work / f'as_it_is-{episodes}')]}
     for seed in args.seeds:
         for row in table.rows:
-            out = folder / f'{row.name.replace(" ", "_")}-{seed}'
+            out = args.work / folder_name(row, table, seed)
             out.mkdir(parents=True, exist_ok=True)
             checkpoint = trained(row, table, args, seed, out)
             found.setdefault(row.name, []).append(
-                tried(checkpoint, table, args, out / 'episodes.jsonl'))
+                tried(checkpoint, table, args, out / episodes))
     return found
+
+
+def folder_name(row: Row, table: Table, seed: int) -> str:
+    """Of a training run: what it is told, so that tables share the runs that they have in common.
+    """
+    told = (row.verb, *row.flags, *row.card.values(), *row.data,
+            *(table.train_tiers or table.tiers), seed)
+    return re.sub(r'[^\w.-]+', '_', ' '.join(map(str, told))).replace('--', '')
 
 
 def per_episode(seeds: list[list[dict]]) -> dict[str, float]:
