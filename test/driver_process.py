@@ -20,6 +20,7 @@ from spun_node import on_this_machine
 from std_msgs.msg import Bool, Header
 from std_srvs.srv import SetBool, Trigger
 
+from sim_bridge.ros.graph import end_with_parent
 from vlnr1_ros.motion.plan import encode
 from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.nodes import messages
@@ -53,7 +54,8 @@ class DriverProcess:
             'ROS_PYTHON_CHECK_FIELDS': str(int(check_fields))}
         self.process = subprocess.Popen(
             [sys.executable, '-m', 'vlnr1_ros.nodes.driver', '--ros-args', *arguments],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            preexec_fn=end_with_parent)
 
     def end(self, signal_number=signal.SIGTERM):
         """(exit code, output) after a signal."""

@@ -148,20 +148,23 @@ class FaultGraph(Spun):
     def start_navigator(self, **parameters):
         """Start it, configure and activate it, and wait until it takes instructions."""
         self.states.clear()
+        self.told.pop('navigator', None)
         self.start('navigator', **parameters)
         wait_until(lambda: self.states and self.change_state.service_is_ready(), PATIENCE_S)
         for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
             request = ChangeState.Request(transition=Transition(id=transition))
             assert self.ask(self.change_state, request).success, self.states
-        rest = self._rest.publishers
+        # who was killed is counted as a subscriber for as long as DDS believes in it
         wait_until(lambda: self.instruction.get_subscription_count()
-                   and rest['image_raw'].get_subscription_count()
-                   and rest['plan_status'].get_subscription_count()
-                   and self._time.publishers['odom'].get_subscription_count() == 2
-                   and self.cancel.service_is_ready(), PATIENCE_S)
+                   and self.cancel.service_is_ready()
+                   and self.hears('image_hz') and self.hears('odometry_hz'), PATIENCE_S)
         began_ns = self.now_ns
         wait_until(lambda: self._beat_ns >= began_ns, PATIENCE_S)
         self.navigator_is_hurt = False
+
+    def hears(self, rate):
+        """Whether the navigator's diagnostics have that rate, and it is not zero."""
+        return float(self.told.get('navigator', {}).get(rate, 0.0)) > 0.0
 
     def end(self, node, number=signal.SIGTERM):
         """Exit code of a process after a signal."""

@@ -20,6 +20,7 @@ from spun_node import fresh_domain
 from std_msgs.msg import Bool, Header
 from std_srvs.srv import SetBool, Trigger
 
+from sim_bridge.ros.graph import end_with_parent
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.nodes import messages
 
@@ -281,7 +282,8 @@ def test_a_starved_driver_keeps_its_limits_and_lives(tmp_path):
     robot = Robot(domain_id, ros_arguments=ALONE)
     robot.wait_for_driver()
     robot.wait_until_driver_is_content()
-    busy = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(2)]
+    busy = [subprocess.Popen([sys.executable, '-c', 'while True: pass'],
+                             preexec_fn=end_with_parent) for _ in range(2)]
     try:
         robot.send_plan([F, L, F])
         wait_until(lambda: robot.statuses and robot.statuses[-1].state in ('done', 'dropped'), 60)

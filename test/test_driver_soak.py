@@ -8,6 +8,7 @@ import pytest
 from driver_process import DriverProcess, Robot, wait_until
 from spun_node import fresh_domain
 
+from sim_bridge.ros.graph import end_with_parent
 from vlnr1_ros.navigation.actions import Action
 
 FAULTS = [str(Path(__file__).with_name(f'test_{name}.py'))
@@ -32,7 +33,7 @@ def control_periods_ms(tmp_path, count):
     robot = Robot(domain_id, stamped=True)
     robot.wait_for_driver()
     robot.wait_until_driver_is_content()
-    decision = subprocess.Popen([sys.executable, '-c', DECISION])
+    decision = subprocess.Popen([sys.executable, '-c', DECISION], preexec_fn=end_with_parent)
     try:
         robot.send_plan([Action.MOVE_FORWARD, Action.TURN_LEFT] * 20)
         wait_until(lambda: len(robot.commands) > count, 10 * count * 0.02)

@@ -19,6 +19,7 @@ from served_model import FaultyServer
 from spun_node import wait_until
 from std_msgs.msg import Bool
 
+from sim_bridge.ros.graph import end_with_parent
 from vlnr1_ros.nodes import messages
 
 EPISODE = 11   # across the apartment, more than 11 m
@@ -265,7 +266,8 @@ def test_a_remote_model_that_is_gone_is_waited_for(moving):
 
 def test_a_starved_processor_breaks_no_limit_and_the_run_goes_on(moving):
     began = len(moving.commands)
-    busy = [subprocess.Popen([sys.executable, '-c', BUSY]) for _ in range(2)]
+    busy = [subprocess.Popen([sys.executable, '-c', BUSY], preexec_fn=end_with_parent)
+            for _ in range(2)]
     try:
         moving.pass_time(4.0)
     finally:
