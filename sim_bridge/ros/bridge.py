@@ -295,7 +295,7 @@ class OwnLoop(LeanExecutor):
 
 def main(args=None) -> NoReturn:
     """Entry point of ``ros2 run vlnr1_ros sim_bridge``."""
-    _exit(runtime.run(BridgeNode, args, OwnLoop, waits_for_nobody=True))
+    _exit(runtime.run(BridgeNode, args, OwnLoop))
 
 
 def _exit(code: int) -> NoReturn:

@@ -284,7 +284,7 @@ class DriverNode(Node):
 
 def main(args=None) -> int:
     """Entry point of ``ros2 run vlnr1_ros driver``."""
-    return runtime.run(DriverNode, args, waits_for_nobody=True)
+    return runtime.run(DriverNode, args)
 
 
 if __name__ == '__main__':

@@ -118,11 +118,8 @@ def now_ns(node: Node) -> int:
 
 
 def run(make_node: Callable[[], Node], args=None,
-        make_executor: Callable[[Node], Executor] = executor_for,
-        waits_for_nobody: bool = False) -> int:
+        make_executor: Callable[[Node], Executor] = executor_for) -> int:
     """Run a node until SIGINT, SIGTERM or a shutdown of its context; returns the exit code.
-
-    waits_for_nobody: no other process may block what it publishes (sockets.py).
 
     A node with a method ``close()`` has it called while it can still publish; one that says that
     it is `configuring` is not waited for. What the user can put right (UserError, wrong ROS
@@ -131,7 +128,7 @@ def run(make_node: Callable[[], Node], args=None,
     nodes: list[Node] = []
     signalled = _signal_pipe()
     try:
-        changed, shared = sockets_only(os.environ) if waits_for_nobody else ({}, '')
+        changed, shared = sockets_only(os.environ)
         os.environ.update(changed)
         _init(args)
         threading.Thread(target=_end_on_signal, args=(signalled, nodes), daemon=True).start()

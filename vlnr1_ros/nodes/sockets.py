@@ -1,9 +1,9 @@
-"""Fast DDS by sockets alone, for nodes that must not wait for another process.
+"""Fast DDS by sockets alone, so that no node waits for another process.
 
 On one machine Fast DDS sends through shared memory, where a mutex guards every receiver's queue. A
 receiver that is stopped (a debugger, Ctrl-Z) or killed while it holds that mutex blocks all who
 publish to it, for good: an RViz that somebody stops could take the driver's control loop with it.
-In 200 stops of a subscriber it happened 5 times. Sockets have no such lock.
+In 200 stops of a node it happened 5 times. Sockets have no such lock, and lose no more images.
 """
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def sockets_only(environ: Mapping[str, str]) -> tuple[dict[str, str], str]:
     here, anywhere = (str(shipped(f'config/fastdds_sockets_{name}.xml'))
                       for name in ('here', 'anywhere'))
     if given not in ('', here, anywhere):
-        return {}, (f'{given} decides how Fast DDS sends; with shared memory (SHM) in it, a '
-                    'process that is stopped can block this one')
+        return {}, (f'{given} decides how Fast DDS sends; with shared memory (SHM) in it, who is '
+                    'stopped or killed can block who publishes to it')
     only_here = [name for name, value in (('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST'),
                                           ('ROS_LOCALHOST_ONLY', '1'))
                  if environ.get(name) == value]
