@@ -8,7 +8,7 @@ import pytest
 from driver_process import DriverProcess, Robot
 from spun_node import fresh_domain
 
-from vlnr1_ros.nodes.sockets import OLD_PROFILE, PROFILE, sockets_only
+from vlnr1_ros.nodes.sockets import OLD_PROFILE, PROFILE, TRANSPORTS, sockets_only
 from vlnr1_ros.resources import shipped
 
 SHARED = ('/dev/shm/fastrtps_', '/dev/shm/fastdds_')
@@ -22,10 +22,10 @@ def shares(maps):
 
 
 def told(environment):
-    """(the profile's name, all other changes, why not)."""
-    changes, why = sockets_only(environment)
+    """(the profile's name, all other changes, the warning)."""
+    changes, warning = sockets_only(environment)
     profile = changes.pop(PROFILE, None) or changes.pop(OLD_PROFILE, None)
-    return profile and Path(profile).name, changes, why
+    return profile and Path(profile).name, changes, warning
 
 
 @pytest.mark.smoke
@@ -65,8 +65,40 @@ def test_a_child_is_told_the_same_again():
 
 
 @pytest.mark.smoke
-def test_the_users_own_profile_stays_and_is_said():
-    mine = {PROFILE: '/mine.xml', OLD_PROFILE: '/mine.xml'}
-    profile, changes, why = told(mine)
-    assert profile is None and changes == {}
-    assert why.startswith('/mine.xml decides how Fast DDS sends')
+def test_the_users_own_profile_stays_and_is_not_given_memory(tmp_path):
+    plain, shared = tmp_path / 'plain.xml', tmp_path / 'shared.xml'
+    plain.write_text('<dds/>')
+    shared.write_text('<type>SHM</type>')
+
+    def with_profile(path, **more):
+        return sockets_only({PROFILE: str(path), OLD_PROFILE: str(path), **more})
+
+    assert with_profile(plain) == ({TRANSPORTS: 'UDPv4'}, '')
+    assert with_profile(tmp_path / 'absent.xml') == ({TRANSPORTS: 'UDPv4'}, '')
+    changes, warning = with_profile(shared)
+    assert changes == {} and f'SHM in {shared}' in warning
+    changes, warning = with_profile(plain, **{RANGE: 'LOCALHOST'})
+    assert changes == {} and f'{RANGE}=LOCALHOST' in warning
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('set_by_user, warned', [
+    ({TRANSPORTS: 'UDPv4'}, False), ({TRANSPORTS: 'LARGE_DATA'}, True),
+    ({RANGE: 'LOCALHOST', 'ROS_STATIC_PEERS': '10.0.0.2'}, True)])
+def test_other_settings_of_the_user_stay(set_by_user, warned):
+    changes, warning = sockets_only(set_by_user)
+    assert changes == {} and bool(warning) == warned
+
+
+@pytest.mark.smoke
+def test_a_profile_without_transports_shares_no_memory_any_more(tmp_path):
+    profile = tmp_path / 'mine.xml'
+    profile.write_text('<?xml version="1.0"?><dds xmlns="http://www.eprosima.com"><profiles>'
+                       '<participant profile_name="mine" is_default_profile="true"><rtps>'
+                       '<name>mine</name></rtps></participant></profiles></dds>')
+    mine = {**os.environ, PROFILE: str(profile), OLD_PROFILE: str(profile), RANGE: 'OFF'}
+    mine.pop(TRANSPORTS, None)
+    for changes, expected in (({}, True), (sockets_only(mine)[0], False)):
+        done = subprocess.run([sys.executable, '-c', BARE], env={**mine, **changes},
+                              capture_output=True, text=True, check=True)
+        assert shares(done.stdout) == expected
