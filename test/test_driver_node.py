@@ -189,14 +189,18 @@ def test_shutdown_while_moving_commands_zero_and_exits_cleanly(tmp_path):
 
 def test_a_clock_that_stands_still_ends_the_motion(tmp_path):
     domain_id = fresh_domain()
-    process = DriverProcess(domain_id, {**SLOW, 'use_sim_time': True}, tmp_path, False)
+    process = DriverProcess(domain_id, {**SLOW, 'use_sim_time': True, 'stop_decel_m_s2': 1.0},
+                            tmp_path, False)
     robot = Robot(domain_id, simulated_time=True)
     start_moving(robot)
     robot.clock_on = False
     robot.zero_after(SLOW['wall_timeout_s'] * 1.2 + SLACK_S)
+    began = len(robot.commands)
     robot.clock_on = True
     wait_until(lambda: robot.statuses[-1].state == 'dropped', 5)
     assert 'no control step' in robot.statuses[-1].reason
+    time.sleep(0.3)
+    assert {command[:2] for command in robot.commands[began:]} == {(0.0, 0.0)}, 'it stood'
     start_moving(robot)
     ends_with_zero(robot, process, signal.SIGINT)
 
@@ -295,7 +299,8 @@ def test_bad_parameters_are_named(context, name, value):
 
 
 def test_an_exception_stops_the_base_and_not_the_node(context):
-    node = DriverNode(context=context)
+    node = DriverNode(context=context, parameter_overrides=[
+        Parameter('stop_decel_m_s2', value=1.0)])
     base = rclpy.create_node('base', context=context)
     commands = []
     base.create_subscription(Twist, 'cmd_vel', commands.append, 10)
@@ -304,15 +309,19 @@ def test_an_exception_stops_the_base_and_not_the_node(context):
     executor.add_node(base)
     calls = []
 
-    def step(now_ns):
+    def step(now_ns, sound=node._driver.step):
         calls.append(now_ns)
-        raise RuntimeError('a wheel came off')
+        if len(calls) <= 3:
+            raise RuntimeError('a wheel came off')
+        return sound(now_ns)
     node._driver.step = step
+    node._driver._drive.linear.velocity = 0.3
     until_s = time.monotonic() + 10
-    while len(commands) < 3 and time.monotonic() < until_s:
+    while len(commands) < 6 and time.monotonic() < until_s:
         executor.spin_once(0.1)
-    assert len(calls) >= 3, 'the node goes on'
-    assert {(command.linear.x, command.angular.z) for command in commands} == {(0.0, 0.0)}
+    assert len(calls) >= 6, 'the node goes on'
+    assert {(command.linear.x, command.angular.z) for command in commands} == {(0.0, 0.0)}, (
+        'and is not braked from what it drove before')
     assert node._driver.reason == "exception: RuntimeError('a wheel came off')"
     response = node._guarded(lambda *_: 1 / 0)(None, Trigger.Response())
     assert response.success is False

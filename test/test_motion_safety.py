@@ -182,6 +182,16 @@ def test_clock_jumping(loop, jump_s):
     moves_again_with_a_new_plan(loop)
 
 
+@pytest.mark.parametrize('jump_s', [-0.1, 0.6, 60.0])
+def test_a_base_that_may_have_stood_is_not_driven_again_to_be_braked(jump_s):
+    loop = Loop(DriverConfig(stop_decel_m_s2=1.0))
+    loop.plan([F] * 4)
+    loop.tick(40)
+    loop.now_ns += int(jump_s * 1e9)
+    loop.tick(20)
+    assert set(loop.commands[-20:]) == {(0.0, 0.0)}
+
+
 def test_what_was_heard_before_the_clock_went_back_is_forgotten(loop):
     loop.now_ns -= 10**9
     loop.hears_heartbeat = False

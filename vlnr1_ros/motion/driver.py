@@ -151,13 +151,18 @@ class Driver:
         self.reason = reason
         self._faulted = True
         if self.config.stop_decel_m_s2 == 0.0:
-            self._drive.scale(0.0)
+            self.halt()
         self._last_stop_ns = max(self._last_stop_ns, now_ns if stop_ns is None else stop_ns)
         self._repeat_until_ns = now_ns + int(self.config.stop_repeat_s * 1e9)
         if self._plan is not None:
             self.last_stop = reason
             self._report(DROPPED, reason)
             self._plan = None
+
+    def halt(self):
+        """Go on from zero: it was commanded past this, or nobody knows how long the base stood."""
+        self._drive.linear.halt()
+        self._drive.angular.halt()
 
     def hear_plan(self, now_ns: int, frame_id: str, stamp_ns: int, poses: Sequence[Pose]):
         """Take a plan, or refuse it with the reason in `statuses`; either way the last one ends.
@@ -213,8 +218,7 @@ class Driver:
         if not (abs(command.linear_m_s) <= self.config.hard_linear_m_s + ROUNDING
                 and abs(command.angular_rad_s) <= self.config.hard_angular_rad_s + ROUNDING):
             self.stop(now_ns, f'the control law gave {tuple(command)}')
-            self._drive.linear.halt()
-            self._drive.angular.halt()
+            self.halt()
             command = ZERO
         if self._plan is None and command == ZERO and now_ns >= self._repeat_until_ns:
             return None
@@ -224,6 +228,7 @@ class Driver:
         jumped = self.safety.tick(now_ns)
         if jumped:
             self.stop(now_ns, jumped)
+            self.halt()
             self._last_stamp_ns = min(self._last_stamp_ns, now_ns)
             self._last_stop_ns = now_ns
             self._completed.clear()

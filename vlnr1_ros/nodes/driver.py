@@ -179,6 +179,7 @@ class DriverNode(Node):
         if self._frozen:
             self._frozen = False
             self._driver.stop(now_ns, f'no control step for {self._wall_timeout_s:g} s')
+            self._driver.halt()   # where the watchdog's zero has brought the base already
         if self._motion.take():
             self._driver.configure(self.config)
         if self._heartbeat.take():
@@ -216,6 +217,7 @@ class DriverNode(Node):
                 return handler(*args)
             except Exception as error:  # whatever it is, the base must stop
                 self._driver.stop(self._now_ns(), f'exception: {error!r}')
+                self._driver.halt()
                 self.get_logger().error(traceback.format_exc())
                 self._publish_statuses()
                 if not self._lockstep:   # where odometry has its one answer already
