@@ -21,7 +21,7 @@ from std_msgs.msg import Bool, Header
 from std_srvs.srv import SetBool, Trigger
 
 from sim_bridge.ros.graph import end_with_parent
-from vlnr1_ros.motion.plan import encode
+from vlnr1_ros.motion.plan import STARTED, encode
 from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.nodes import messages
 
@@ -85,6 +85,7 @@ class Robot:
                                       cli_args=['--ros-args', *ros_arguments])
         self.base = Base(period_ns=int(PERIOD_S * 1e9))
         self.commands, self.statuses, self.diagnostics = [], [], []
+        self.starts = []   # what a driver says of its own start, apart from what it says of plans
         self.odometry_on = self.heartbeat_on = self.clock_on = True
         self.spoil = None
         self.simulated_time = simulated_time
@@ -100,9 +101,7 @@ class Robot:
         self.clock = node.create_publisher(Clock, '/clock', 10)
         node.create_subscription(TwistStamped if lockstep or stamped else Twist, 'cmd_vel',
                                  self._on_command, 100)
-        node.create_subscription(
-            DiagnosticArray, 'plan_status',
-            lambda message: self.statuses.append(messages.parse_plan_status(message)), 100)
+        node.create_subscription(DiagnosticArray, 'plan_status', self._on_status, 100)
         node.create_subscription(DiagnosticArray, '/diagnostics', self.diagnostics.append, 100)
         self.stop_service = node.create_client(Trigger, 'driver/stop')
         self.pause_service = node.create_client(SetBool, 'driver/pause')
@@ -172,6 +171,10 @@ class Robot:
             self.odometry.publish(message)
         newest = self.commands[-1][:2] if self.commands else (0.0, 0.0)
         self.base.drive(*newest)
+
+    def _on_status(self, message):
+        status = messages.parse_plan_status(message)
+        (self.starts if status.reason == STARTED else self.statuses).append(status)
 
     def _on_command(self, message):
         stamp_ns = None

@@ -1,5 +1,6 @@
 """The driver node over real topics: rules, lockstep, parameters and its end."""
 import importlib
+import json
 import math
 import signal
 import sys
@@ -19,8 +20,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image, LaserScan
-from spun_node import fresh_domain, on_this_machine
-from std_msgs.msg import Bool, Header
+from spun_node import Spun, fresh_domain, on_this_machine
+from std_msgs.msg import Bool, Header, String
 from std_srvs.srv import SetBool, Trigger
 
 from vlnr1_ros.motion.plan import Pose
@@ -28,6 +29,7 @@ from vlnr1_ros.navigation.actions import Action, ActionSet
 from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.nodes import messages
 from vlnr1_ros.nodes.driver import DriverNode
+from vlnr1_ros.nodes.navigator import NavigatorNode
 
 F, L, R, S = Action.MOVE_FORWARD, Action.TURN_LEFT, Action.TURN_RIGHT, Action.STOP
 TIMEOUT_S = 1.0   # generous, so that a busy machine breaks no rule by itself
@@ -203,6 +205,52 @@ def test_a_clock_that_stands_still_ends_the_motion(tmp_path):
     assert {command[:2] for command in robot.commands[began:]} == {(0.0, 0.0)}, 'it stood'
     start_moving(robot)
     ends_with_zero(robot, process, signal.SIGINT)
+
+
+def test_a_driver_that_comes_back_does_not_go_on_though_it_forgot_the_pause(tmp_path):
+    domain_id = fresh_domain()
+    robot = Robot(domain_id)
+    robot.heartbeat_on = False   # the navigator's own
+    states = []
+    robot.node.create_subscription(
+        String, 'navigator/state', lambda message: states.append(json.loads(message.data)), 10)
+    image = robot.node.create_publisher(Image, 'image_raw', 10)
+    instruction = robot.node.create_publisher(String, 'instruction', 10)
+    process = DriverProcess(domain_id, SLOW, tmp_path, False)
+    navigator = Spun(domain_id, lambda context: NavigatorNode(
+        context=context, parameter_overrides=[Parameter(name, value=value) for name, value in {
+            'policy': 'forward', 'start_active': True, 'decision_time_s': 60.0}.items()]),
+        lambda node: SingleThreadedExecutor(context=node.context))
+
+    def see(ahead_s=0.0):
+        stamp_ns = robot.now_ns() + int(ahead_s * 1e9)
+        image.publish(messages.image(np.zeros((8, 8, 3), np.uint8), 'rgb8', stamp_ns, 'camera'))
+
+    def until(state, repeat):
+        def there():
+            repeat()
+            time.sleep(0.05)
+            return states and states[-1]['state'] == state
+        wait_until(there, 20)
+
+    robot.wait_for_driver()
+    robot.wait_until_driver_is_content()
+    until('waiting', lambda: instruction.publish(String(data='go on')))
+    until('deciding', see)   # until an image that is 60 s younger
+    assert robot.call(robot.pause_service, SetBool.Request(data=True)).success
+    process.process.kill()
+    process.end()
+    told, began = len(robot.starts), len(robot.commands)
+    process = DriverProcess(domain_id, {**SLOW, 'plan_max_age_s': 600.0}, tmp_path, False)
+    wait_until(lambda: len(robot.starts) > told, 20)
+    time.sleep(0.3)
+    see(60.0)   # now it has decided
+    time.sleep(1.0)
+    assert {command[:2] for command in robot.commands[began:]} == {(0.0, 0.0)}
+    assert states[-1]['state'] == 'failed' and 'was started' in states[-1]['reason']
+    navigator.close()
+    robot.close()
+    assert process.end()[0] == 0
 
 
 class Lockstep:

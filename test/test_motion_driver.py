@@ -7,7 +7,7 @@ from motion_loop import PERIOD_NS, START_NS, Base, Loop
 
 from vlnr1_ros.motion.config import DriverConfig
 from vlnr1_ros.motion.driver import Driver
-from vlnr1_ros.motion.plan import PlanStatus, Pose, encode
+from vlnr1_ros.motion.plan import STARTED, PlanStatus, Pose, encode
 from vlnr1_ros.motion.safety import Odometry
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.errors import UserError
@@ -153,6 +153,21 @@ def test_a_plan_is_refused_when_the_base_moved_since_its_image(shift, accepted):
     loop.plan([F], start=loop.base.pose.moved(*shift))
     assert loop.driver.moving is accepted
     assert loop.states()[0].state == ('accepted' if accepted else 'dropped')
+
+
+def test_a_driver_tells_its_start_when_the_navigator_is_there_a_few_times():
+    loop = Loop()
+    loop.driver = Driver(loop.config)
+    loop.hears_heartbeat = False
+    loop.tick()
+    started_ns = loop.now_ns
+    loop.driver.tell_start(loop.now_ns)
+    assert loop.states() == []
+    loop.hears_heartbeat = True
+    for _ in range(500):
+        loop.tick()
+        loop.driver.tell_start(loop.now_ns)
+    assert loop.states() == [PlanStatus(started_ns, 'dropped', 0, 0, STARTED)] * 5
 
 
 @pytest.mark.parametrize('age_s, accepted', [(4.9, True), (5.1, False), (-0.2, True),

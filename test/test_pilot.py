@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from vlnr1_ros.motion.plan import STOPPED_BY_HAND, PlanStatus, Pose, decode
+from vlnr1_ros.motion.plan import STARTED, STOPPED_BY_HAND, PlanStatus, Pose, decode
 from vlnr1_ros.motion.stuck import StuckRule
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.card import NavigationCard
@@ -135,6 +135,17 @@ def test_a_stop_by_hand_ends_a_run_that_waits_for_the_policy(loop):
     assert loop.answer(question, F) == [] and loop.image(30) is None
     loop.pilot.instruct('go', 40 * MS)
     assert loop.image(50) is not None, 'the same sentence, said again, is a new run'
+
+
+def test_a_driver_that_was_started_anew_ends_the_runs_begun_before(loop):
+    loop.pilot.instruct('go', 10 * MS)
+    question = loop.image(10)
+    loop.pilot.status(PlanStatus(10 * MS, 'dropped', 0, 0, STARTED), 20 * MS)
+    assert loop.pilot.state == 'deciding', 'a run that began after its start goes on'
+    loop.pilot.status(PlanStatus(15 * MS, 'dropped', 0, 0, STARTED), 20 * MS)
+    assert loop.pilot.state == 'failed' and STARTED in loop.pilot.reason
+    assert [plan.poses for plan in loop.sent()] == [[]]
+    assert loop.answer(question, F) == [] and loop.image(30) is None
 
 
 def test_a_base_pushed_by_a_primitive_leaves_a_frame(loop):

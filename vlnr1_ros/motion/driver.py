@@ -19,6 +19,7 @@ from .plan import (
     HOLD,
     REPLACED,
     RUNNING,
+    STARTED,
     STOPPED_BY_HAND,
     PlanStatus,
     Pose,
@@ -34,6 +35,7 @@ from .safety import Odometry, Safety
 
 MAX_STEP_S = 0.1  # a control step that comes later than this ramps no further
 RECENT_ACTIONS = 64
+START_TOLD_TIMES, START_TOLD_NS = 5, 1_000_000_000   # discovery takes its time
 ROUNDING = 1e-9
 
 
@@ -87,6 +89,8 @@ class Driver:
         self._last_stop_ns = 0    # plans from images before this are answers to an old question
         self._repeat_until_ns = 0
         self._stepped_ns: int | None = None
+        self._started_ns = 0      # of the first control step
+        self._start_told_ns: list[int] = []
         self._faulted = False     # brake with stop_decel instead of the ordinary limit
 
     def configure(self, config: DriverConfig):
@@ -132,6 +136,18 @@ class Driver:
         self.safety.emergency = engaged
         if engaged:
             self.stop(now_ns, 'emergency stop is engaged')
+
+    def tell_start(self, now_ns: int):
+        """Say a few times that there is a new driver, from when the navigator can be heard on.
+
+        It knows of no pause and of no emergency stop that the one before was told of, so a run of
+        before must not go on by itself. No plan is taken before the first of these statuses.
+        """
+        told_ns = self._start_told_ns
+        if (self.safety.knows_navigator and len(told_ns) < START_TOLD_TIMES
+                and not (told_ns and 0 <= now_ns - told_ns[-1] < START_TOLD_NS)):
+            told_ns.append(now_ns)
+            self.statuses.append(PlanStatus(self._started_ns, DROPPED, 0, 0, STARTED))
 
     def pause(self, now_ns: int, paused: bool):
         """Forbid or allow motion; the plan in execution is dropped."""
@@ -202,6 +218,7 @@ class Driver:
         dt_s = 0.0
         if self._stepped_ns is None:   # a driver before this one may have left the base moving
             self._repeat_until_ns = now_ns + int(self.config.stop_repeat_s * 1e9)
+            self._started_ns = now_ns
         else:
             dt_s = min(max((now_ns - self._stepped_ns) * 1e-9, 0.0), MAX_STEP_S)
         self._stepped_ns = now_ns
@@ -231,6 +248,7 @@ class Driver:
             self.halt()
             self._last_stamp_ns = min(self._last_stamp_ns, now_ns)
             self._last_stop_ns = now_ns
+            self._started_ns = min(self._started_ns, now_ns)
             self._completed.clear()
         if self._plan is not None:
             reason = self.safety.obstacle_to_motion(now_ns)

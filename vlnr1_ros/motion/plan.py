@@ -20,6 +20,9 @@ HOLD, REPLACED = 'an empty plan asks to hold', 'replaced by a newer plan'
 """Reasons of a drop that the navigator wanted."""
 STOPPED_BY_HAND = 'stopped by ~/stop'
 """Reason of a drop that ends the run: who stops a robot does not want it to go on by itself."""
+STARTED = 'the driver was started'
+"""Reason of a drop that ends the runs begun before the status' stamp, which is then that of the
+start: the driver of before was told of a pause or an emergency stop, this one knows of none."""
 
 MAX_AGE_S, MAX_SHIFT_M, MAX_SHIFT_DEG = 5.0, 0.05, 5.0  # of a plan since its image, by default
 

@@ -42,6 +42,11 @@ class Safety:
         self.emergency = False
         self.paused = False
 
+    @property
+    def knows_navigator(self) -> bool:
+        """Whether it was heard since the start, or since the clock went back."""
+        return self._heartbeat_ns is not None
+
     def configure(self, config: DriverConfig):
         """Take other numbers; what was heard stays."""
         self._config = config

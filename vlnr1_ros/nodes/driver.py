@@ -29,7 +29,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from ..motion.config import DriverConfig
 from ..motion.driver import ZERO, Driver
-from ..motion.plan import DROPPED, REPLACED
+from ..motion.plan import DROPPED, REPLACED, STARTED
 from . import messages, runtime
 from .driver_config import DriverNodeConfig
 from .polled import PolledSubscription
@@ -187,6 +187,8 @@ class DriverNode(Node):
         for source, stamp_ns, readings in self._range_sensors.take():
             self._driver.hear_readings(now_ns, source, stamp_ns, readings)
         command = self._driver.step(now_ns)
+        if not self._lockstep:   # there a missing driver ends the episode
+            self._driver.tell_start(now_ns)
         self._stepped_at_s = time.monotonic()
         self._rates['control'].count(self._stepped_at_s)
         self._publish_statuses()
@@ -263,7 +265,7 @@ class DriverNode(Node):
         statuses, self._driver.statuses = self._driver.statuses, []
         for status in statuses:
             self._status.publish(messages.plan_status(status, self._now_ns()))
-            if status.state == DROPPED and status.reason != REPLACED:
+            if status.state == DROPPED and status.reason not in (REPLACED, STARTED):
                 self.get_logger().warning(f'plan dropped: {status.reason}')
 
     def _publish_diagnostics(self, now_ns: int):

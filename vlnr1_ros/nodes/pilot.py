@@ -16,7 +16,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 import numpy as np
 
 from ..motion.cut import Cutter
-from ..motion.plan import DONE, DROPPED, STOPPED_BY_HAND, PlanStatus, Pose, encode
+from ..motion.plan import DONE, DROPPED, STARTED, STOPPED_BY_HAND, PlanStatus, Pose, encode
 from ..motion.stuck import StuckRule
 from ..navigation.actions import Action
 from ..navigation.camera import resize
@@ -84,6 +84,7 @@ class Pilot:
         self._recent: deque[tuple[int, Any]] = deque(maxlen=RECENT_IMAGES)
         self._history = History(card.frame_width, card.frame_height)
         self._run = 0
+        self._begun_ns = 0     # when the run was
         self._token = 0
         self._due: deque[int] = deque()   # ends of primitives whose frame has not come yet
         self._cutter: Cutter | None = None  # of motion without a plan
@@ -149,6 +150,7 @@ class Pilot:
             self._hold()
         self._plan_ns = 0
         self._run += 1
+        self._begun_ns = now_ns
         self._forget_question()
         self.instruction = text
         self.decisions, self.actions = 0, []
@@ -195,6 +197,8 @@ class Pilot:
         """Take the driver's word on a plan; `stamp_ns` is when it happened."""
         if self.active and status.reason == STOPPED_BY_HAND:
             self._end(IDLE, "stopped by the driver's ~/stop")
+        if self.active and status.reason == STARTED and status.stamp_ns > self._begun_ns:
+            self._end(FAILED, f'{STARTED}, and knows of no pause or emergency stop of before')
         if not self.active or status.stamp_ns != self._plan_ns or not self._plan_ns:
             return
         driven = min(status.executed, sum(action != Action.STOP for action in self.actions))

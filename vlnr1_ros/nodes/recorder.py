@@ -33,7 +33,7 @@ from ..bags.ring import Recorded
 from ..bags.values import parse_plan_status
 from ..bags.write import Folder
 from ..motion.config import check_choices, number
-from ..motion.plan import DROPPED, HOLD, REPLACED
+from ..motion.plan import DROPPED, HOLD, REPLACED, STARTED
 from ..navigation.errors import UserError
 from ..navigation.run_state import FOLLOWING
 from . import messages, navigator_config, runtime
@@ -171,7 +171,7 @@ class RecorderNode(Node):
             status = parse_plan_status(message)
         except UserError:
             return
-        if status.state == DROPPED and status.reason not in (HOLD, REPLACED):
+        if status.state == DROPPED and status.reason not in (HOLD, REPLACED, STARTED):
             self._put(self._flight.event, time.monotonic(), f'plan dropped: {status.reason}')
 
     def _on_emergency(self, _stamp_ns, message):
