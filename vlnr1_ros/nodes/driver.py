@@ -58,9 +58,11 @@ class DriverNode(Node):
         self._stamped = given.stamped or given.lockstep
         self._base_frame = given.base_frame
         self._wall_timeout_s = given.wall_timeout_s
+        self._no_step = f'no control step for {given.wall_timeout_s:g} s'
         self._driver = Driver(self.config)
         self._waiting_plan: Path | None = None
         self._diagnosed_ns = 0
+        self._handling = threading.RLock()   # held by every callback
         self._publishing = threading.Lock()
         self._closing = self._closed = False
         self._frozen = False   # the watchdog spoke; only zero until the next control step
@@ -110,8 +112,9 @@ class DriverNode(Node):
         if self._closing:
             return
         self._closing = True
-        self._driver.stop(self._now_ns(), 'shutdown')
-        self._publish_statuses()
+        with self._handling:
+            self._driver.stop(self._now_ns(), 'shutdown')
+            self._publish_statuses()
         for _ in range(3):
             self._publish(ZERO)
             time.sleep(0.02)
@@ -178,7 +181,7 @@ class DriverNode(Node):
     def _step(self, now_ns: int):
         if self._frozen:
             self._frozen = False
-            self._driver.stop(now_ns, f'no control step for {self._wall_timeout_s:g} s')
+            self._driver.stop(now_ns, self._no_step)
             self._driver.halt()   # where the watchdog's zero has brought the base already
         if self._motion.take():
             self._driver.configure(self.config)
@@ -215,29 +218,49 @@ class DriverNode(Node):
     def _guarded(self, handler):
         """`handler`, whose exceptions stop the base instead of ending the node."""
         def call(*args):
-            try:
-                return handler(*args)
-            except Exception as error:  # whatever it is, the base must stop
-                self._driver.stop(self._now_ns(), f'exception: {error!r}')
-                self._driver.halt()
-                self.get_logger().error(traceback.format_exc())
-                self._publish_statuses()
-                if not self._lockstep:   # where odometry has its one answer already
-                    self._publish(ZERO)
-                return args[-1] if args else None  # a service's response: success is false
+            with self._handling:
+                try:
+                    return handler(*args)
+                except Exception as error:  # whatever it is, the base must stop
+                    self._driver.stop(self._now_ns(), f'exception: {error!r}')
+                    self._driver.halt()
+                    self.get_logger().error(traceback.format_exc())
+                    self._publish_statuses()
+                    if not self._lockstep:   # where odometry has its one answer already
+                        self._publish(ZERO)
+                    return args[-1] if args else None  # a service's response: success is false
         return call
 
     def _watch_steady_clock(self):
-        """Send zero when control steps cease: a stopped clock, a hung callback."""
+        """Send zero when control steps cease, for a stopped clock or a hung callback."""
+        repeat_until_s = 0.0
         while not self._closed:
-            left_s = self._stepped_at_s + self._wall_timeout_s - time.monotonic()
+            now_s = time.monotonic()
+            left_s = self._stepped_at_s + self._wall_timeout_s - now_s
             if left_s > 0.0:
                 time.sleep(left_s)
                 continue
-            if self._frozen or self._driver.moving or self._last_command != ZERO:
+            if self._driver.moving or self._last_command != ZERO:
+                if not self._frozen:
+                    repeat_until_s = now_s + self.config.stop_repeat_s
                 self._frozen = True
+            if self._frozen and (now_s < repeat_until_s or self._last_command != ZERO):
                 self._publish(ZERO)
+            # A callback that hangs has the lock: nothing may be changed under it.
+            if self._driver.moving and self._handling.acquire(blocking=False):
+                try:
+                    self._say_frozen()
+                finally:
+                    self._handling.release()
             time.sleep(self._period_s)
+
+    def _say_frozen(self):
+        """Drop the plan, and give the reason while no control step can."""
+        if self._frozen and not self._closing:
+            now_ns = self._now_ns()
+            self._driver.stop(now_ns, self._no_step)
+            self._publish_statuses()
+            self._publish_diagnostics(now_ns)
 
     # What is said
 
@@ -270,7 +293,8 @@ class DriverNode(Node):
 
     def _publish_diagnostics(self, now_ns: int):
         driver = self._driver
-        trouble = driver.safety.obstacle_to_motion(now_ns)
+        trouble = (self._no_step if self._frozen
+                   else driver.safety.obstacle_to_motion(now_ns))
         ages = driver.safety.age_s(now_ns)
         stamp_ns, executed, of = driver.progress()
         now_s = time.monotonic()
