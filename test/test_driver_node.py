@@ -67,8 +67,10 @@ def test_a_plan_is_driven_and_reported(robot):
     start = robot.base.pose
     stamp_ns = robot.send_plan([L, F, S])
     wait_until(lambda: robot.statuses and robot.statuses[-1].state == 'done', 20)
-    assert [(status.stamp_ns, status.state, status.executed, status.of, status.reason)
-            for status in robot.statuses] == [
+    told = [(status.stamp_ns, status.state, status.executed, status.of, status.reason)
+            for status in robot.statuses]
+    assert told.count((stamp_ns, 'running', 1, 3, '')) > 1, 'said again in these 3 s'
+    assert [status for status in dict.fromkeys(told) if status[1:3] != ('running', 0)] == [
         (stamp_ns, 'accepted', 0, 3, ''), (stamp_ns, 'running', 1, 3, ''),
         (stamp_ns, 'running', 2, 3, ''), (stamp_ns, 'done', 3, 3, 'stop')]
     robot.zero_after(1.0)

@@ -137,6 +137,11 @@ class Driver:
         if engaged:
             self.stop(now_ns, 'emergency stop is engaged')
 
+    def tell_progress(self):
+        """Say again what is driven: a primitive may take longer than others wait for its end."""
+        if self._plan is not None:
+            self._report(RUNNING, '')
+
     def tell_start(self, now_ns: int):
         """Say a few times that there is a new driver, from when the navigator can be heard on.
 

@@ -194,8 +194,11 @@ class DriverNode(Node):
             self._driver.tell_start(now_ns)
         self._stepped_at_s = time.monotonic()
         self._rates['control'].count(self._stepped_at_s)
+        due = not 0 <= now_ns - self._diagnosed_ns < DIAGNOSTICS_PERIOD_NS
+        if due and not self._lockstep:   # where everybody waits as long as it takes
+            self._driver.tell_progress()
         self._publish_statuses()
-        if not 0 <= now_ns - self._diagnosed_ns < DIAGNOSTICS_PERIOD_NS:
+        if due:
             self._diagnosed_ns = now_ns
             self._driver.safety.incompatible = self._incompatible_publisher()
             self._publish_diagnostics(now_ns)
