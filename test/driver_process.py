@@ -8,7 +8,7 @@ import threading
 import time
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist, TwistStamped
 from motion_loop import Base
 from nav_msgs.msg import Odometry, Path
@@ -131,8 +131,9 @@ class Robot:
 
     def wait_until_driver_is_content(self):
         """Until its diagnostics say that nothing forbids motion."""
-        wait_until(lambda: self.diagnostics
-                   and self.diagnostics[-1].status[0].level == DiagnosticStatus.OK, 10)
+        wait_until(lambda: any(item.key == 'trouble' and not item.value
+                               for message in self.diagnostics[-1:]
+                               for item in message.status[0].values), 10)
 
     def send_plan(self, actions, frame_id='odom', action_set=None, start=None, stamp_ns=None):
         """Send a plan from where the base is; returns its stamp."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from driver_process import DriverProcess, Robot, odometry_message, wait_until
 from geometry_msgs.msg import PoseStamped, Twist
 from motion_loop import Base
@@ -419,6 +420,29 @@ def test_a_safety_topic_that_cannot_be_heard_stops_the_base(context, topic):
     executor.shutdown()
     node.destroy_node()
     other.destroy_node()
+
+
+def test_a_second_emergency_stop_is_warned_of(context):
+    node = DriverNode(context=context, cli_args=['--ros-args', '-r', 'emergency_stop:=buttons'])
+    buttons = rclpy.create_node('buttons', context=context)
+    told = []
+    buttons.create_subscription(DiagnosticArray, '/diagnostics', told.append, 10)
+    buttons.create_publisher(Bool, 'buttons', 10)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    executor.add_node(buttons)
+
+    def said():
+        executor.spin_once(0.1)
+        return told and {item.key: item.value for item in told[-1].status[0].values}['warning']
+    wait_until(lambda: node.count_publishers('buttons') == 1, 10)
+    assert not said()
+    buttons.create_publisher(Bool, 'buttons', 10)
+    wait_until(said, 10)
+    assert said().startswith('2 publishers on emergency_stop')
+    executor.shutdown()
+    node.destroy_node()
+    buttons.destroy_node()
 
 
 def test_depth_images_are_looked_at_with_their_calibration(context):

@@ -172,6 +172,32 @@ def test_emergency_stop(loop):
     moves_again_with_a_new_plan(loop)
 
 
+def test_an_emergency_stop_that_repeats_must_not_fall_silent():
+    loop = Loop(DriverConfig(emergency_timeout_s=0.5))
+    stays_put(loop, 'nothing heard of the emergency stop yet')
+    loop.driver.hear_emergency(loop.now_ns, False)
+    moves_again_with_a_new_plan(loop)
+    loop.driver.hear_emergency(loop.now_ns, False)
+    stops_within(loop, 0.5, 'the emergency stop is silent')
+    stays_put(loop, 'the emergency stop is silent')
+    loop.driver.hear_emergency(loop.now_ns, False)
+    moves_again_with_a_new_plan(loop)
+
+
+def test_an_emergency_stop_may_end_the_run_also_without_a_plan():
+    ends = 'emergency stop is engaged, which ends the run'
+    loop = Loop(DriverConfig(resume_after_emergency=False))
+    loop.plan([F] * 4)
+    loop.tick(40)
+    loop.driver.hear_emergency(loop.now_ns, True)
+    assert [status.reason for status in loop.states()] == ['', ends]
+    loop.plan([F])
+    assert loop.states()[-1].reason == ends, 'nor may a run begin while it is engaged'
+    for engaged in (False, True, True):
+        loop.driver.hear_emergency(loop.now_ns, engaged)
+    assert loop.states() == [PlanStatus(0, 'dropped', 0, 0, ends)]
+
+
 @pytest.mark.parametrize('jump_s', [-0.001, -100.0, 0.6, 1e6])
 def test_clock_jumping(loop, jump_s):
     loop.now_ns += int(jump_s * 1e9) - PERIOD_NS * (jump_s < 0)

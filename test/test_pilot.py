@@ -2,7 +2,14 @@
 import numpy as np
 import pytest
 
-from vlnr1_ros.motion.plan import STARTED, STOPPED_BY_HAND, PlanStatus, Pose, decode
+from vlnr1_ros.motion.plan import (
+    EMERGENCY_ENDS,
+    STARTED,
+    STOPPED_BY_HAND,
+    PlanStatus,
+    Pose,
+    decode,
+)
 from vlnr1_ros.motion.stuck import StuckRule
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.navigation.card import NavigationCard
@@ -127,10 +134,12 @@ def test_a_stop_by_hand_ends_the_run(driving):
     assert loop.image(30) is None and loop.sent() == []
 
 
-def test_a_stop_by_hand_ends_a_run_that_waits_for_the_policy(loop):
+@pytest.mark.parametrize('reason', [STOPPED_BY_HAND, EMERGENCY_ENDS])
+def test_a_stop_by_hand_ends_a_run_that_waits_for_the_policy(loop, reason):
     loop.pilot.instruct('go', 0)
     question = loop.image(10)
-    loop.pilot.status(PlanStatus(0, 'dropped', 0, 0, STOPPED_BY_HAND), 15 * MS)
+    loop.pilot.status(PlanStatus(0, 'dropped', 0, 0, reason), 15 * MS)
+    assert loop.pilot.state == 'idle'
     assert [plan.poses for plan in loop.sent()] == [[]]
     assert loop.answer(question, F) == [] and loop.image(30) is None
     loop.pilot.instruct('go', 40 * MS)

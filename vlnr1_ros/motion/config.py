@@ -119,6 +119,12 @@ class DriverConfig:
         1.0, 180.0)
     heartbeat_timeout_s: float = number(
         0.5, 'stop when the navigator is silent this long', 's', 0.05, 60.0)
+    emergency_timeout_s: float = number(
+        0.0, 'stop when an emergency stop button that repeats what it says is silent this long; '
+        '0: it need not repeat', 's', 0.0, 60.0)
+    resume_after_emergency: bool = number(
+        True, 'whether a run goes on by itself when the emergency stop is released; false ends '
+        'the run as ~/stop does')
     clock_jump_s: float = number(0.5, 'stop when time goes back, or leaps ahead by this much', 's',
                                  0.05, 60.0)
     stop_repeat_s: float = live(

@@ -16,6 +16,7 @@ from .plan import (
     ACCEPTED,
     DONE,
     DROPPED,
+    EMERGENCY_ENDS,
     HOLD,
     REPLACED,
     RUNNING,
@@ -133,9 +134,12 @@ class Driver:
 
     def hear_emergency(self, now_ns: int, engaged: bool):
         """Engage or release the emergency stop; releasing it does not resume anything."""
-        self.safety.emergency = engaged
-        if engaged:
-            self.stop(now_ns, 'emergency stop is engaged')
+        before = self.safety.emergency
+        reason = self.safety.hear_emergency(now_ns, engaged)
+        if reason == EMERGENCY_ENDS and not before:   # not for every message of one that repeats
+            self._end_run(now_ns, reason)
+        elif reason:
+            self.stop(now_ns, reason)
 
     def tell_progress(self):
         """Say again what is driven: a primitive may take longer than others wait for its end."""
@@ -161,11 +165,15 @@ class Driver:
             self.stop(now_ns, 'paused')
 
     def stop_by_hand(self, now_ns: int):
+        """Stop, and end the run."""
+        self._end_run(now_ns, STOPPED_BY_HAND)
+
+    def _end_run(self, now_ns: int, reason: str):
         """Stop, and say so even without a plan: a navigator that decides must end its run too."""
         if self._plan is None:
-            self.last_stop = STOPPED_BY_HAND
-            self.statuses.append(PlanStatus(0, DROPPED, 0, 0, STOPPED_BY_HAND))
-        self.stop(now_ns, STOPPED_BY_HAND)
+            self.last_stop = reason
+            self.statuses.append(PlanStatus(0, DROPPED, 0, 0, reason))
+        self.stop(now_ns, reason)
 
     def stop(self, now_ns: int, reason: str, stop_ns: int | None = None):
         """Zero velocity, drop the plan, and refuse plans from images before `stop_ns` (now)."""

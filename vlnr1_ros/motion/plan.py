@@ -20,6 +20,9 @@ HOLD, REPLACED = 'an empty plan asks to hold', 'replaced by a newer plan'
 """Reasons of a drop that the navigator wanted."""
 STOPPED_BY_HAND = 'stopped by ~/stop'
 """Reason of a drop that ends the run: who stops a robot does not want it to go on by itself."""
+EMERGENCY = 'emergency stop is engaged'
+EMERGENCY_ENDS = f'{EMERGENCY}, which ends the run'
+"""Reason of a drop where `resume_after_emergency` is false: somebody has to start anew."""
 STARTED = 'the driver was started'
 """Reason of a drop that ends the runs begun before the status' stamp, which is then that of the
 start: the driver of before was told of a pause or an emergency stop, this one knows of none."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .config import DriverConfig
 from .obstacle import Obstacles
-from .plan import Pose
+from .plan import EMERGENCY, EMERGENCY_ENDS, Pose
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Safety:
         self._now_ns: int | None = None
         self._heartbeat_ns: int | None = None
         self._odometry_ns: int | None = None
+        self._emergency_ns: int | None = None
         self._bad_odometry = ''
         self.odometry: Odometry | None = None
         self.obstacles = Obstacles(config)
@@ -63,6 +64,7 @@ class Safety:
         if jump_s < 0.0:
             # What was heard "later than now" would count as fresh for the whole leap.
             self._heartbeat_ns = self._odometry_ns = self.odometry = None
+            self._emergency_ns = None
             self.obstacles.forget()
         return f'the clock jumped by {jump_s:.3f} s'
 
@@ -85,13 +87,19 @@ class Safety:
         """Note that the navigator is alive."""
         self._heartbeat_ns = now_ns
 
+    def hear_emergency(self, now_ns: int, engaged: bool) -> str | None:
+        """Note what the emergency stop says."""
+        self.emergency, self._emergency_ns = engaged, now_ns
+        return self._engaged()
+
     def obstacle_to_motion(self, now_ns: int) -> str | None:
         """Why the base must not move now, or None."""
         if self.emergency:
-            return 'emergency stop is engaged'
+            return self._engaged()
         if self.paused:
             return 'paused'
-        return (self.incompatible or self._odometry_trouble(now_ns)
+        return (self.incompatible or self._emergency_trouble(now_ns)
+                or self._odometry_trouble(now_ns)
                 or self._heartbeat_trouble(now_ns) or self.obstacles.trouble(now_ns))
 
     def age_s(self, now_ns: int) -> dict[str, float]:
@@ -100,6 +108,21 @@ class Safety:
                   for name, heard_ns in (('odometry', self._odometry_ns),
                                          ('heartbeat', self._heartbeat_ns))}
         return {**ages_s, **self.obstacles.age_s(now_ns)}
+
+    def _engaged(self) -> str | None:
+        if not self.emergency:
+            return None
+        return EMERGENCY if self._config.resume_after_emergency else EMERGENCY_ENDS
+
+    def _emergency_trouble(self, now_ns: int) -> str | None:
+        timeout_s = self._config.emergency_timeout_s
+        if not timeout_s:
+            return None
+        if self._emergency_ns is None:
+            return 'nothing heard of the emergency stop yet'
+        if (now_ns - self._emergency_ns) * 1e-9 > timeout_s:
+            return f'the emergency stop is silent for more than {timeout_s:g} s'
+        return None
 
     def _defect(self, odometry: Odometry) -> str:
         if not (odometry.pose.finite() and math.isfinite(odometry.linear_m_s)

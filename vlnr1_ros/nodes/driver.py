@@ -69,6 +69,7 @@ class DriverNode(Node):
         self._last_command = ZERO
         self._stepped_at_s = time.monotonic()
         self._rates = {name: Rate() for name in ('odometry', 'control', 'cmd_vel')}
+        self._warning = ''     # of what does not forbid motion
         self._connect()
         if not self._lockstep:
             self.create_timer(self._period_s, self._guarded(self._on_timer))
@@ -201,6 +202,7 @@ class DriverNode(Node):
         if due:
             self._diagnosed_ns = now_ns
             self._driver.safety.incompatible = self._incompatible_publisher()
+            self._look_for_warnings()
             self._publish_diagnostics(now_ns)
         return command
 
@@ -217,6 +219,16 @@ class DriverNode(Node):
                     return (f'the QoS of {publisher.node_name}, which publishes {topic}, is '
                             f'incompatible: {why.strip(" ;")}')
         return ''
+
+    def _look_for_warnings(self):
+        """One emergency stop that says false would release the other one; news is logged."""
+        count = self.count_publishers(self.resolve_topic_name('emergency_stop'))
+        warning = '' if count <= 1 else (
+            f'{count} publishers on emergency_stop, where the last one to speak wins; let one '
+            'speak for all')
+        if warning and warning != self._warning:
+            self.get_logger().warning(warning)
+        self._warning = warning
 
     def _guarded(self, handler):
         """`handler`, whose exceptions stop the base instead of ending the node."""
@@ -302,9 +314,10 @@ class DriverNode(Node):
         stamp_ns, executed, of = driver.progress()
         now_s = time.monotonic()
         self._diagnostics.publish(messages.diagnostics(
-            self.get_fully_qualified_name(), WARN if trouble else OK,
-            trouble or driver.reason or driver.state,
+            self.get_fully_qualified_name(), WARN if trouble or self._warning else OK,
+            trouble or self._warning or driver.reason or driver.state,
             {'state': driver.state, 'reason': driver.reason, 'trouble': trouble or '',
+             'warning': self._warning,
              'plan_stamp': f'{stamp_ns * 1e-9:.3f}', 'executed': executed, 'of': of,
              'last_stop': driver.last_stop, 'obstacle_source': self.config.obstacle_source,
              **{f'{name}_age_s': f'{age_s:.2f}' for name, age_s in ages.items()},

@@ -16,7 +16,16 @@ from typing import Any, Callable, NamedTuple, Sequence
 import numpy as np
 
 from ..motion.cut import Cutter
-from ..motion.plan import DONE, DROPPED, STARTED, STOPPED_BY_HAND, PlanStatus, Pose, encode
+from ..motion.plan import (
+    DONE,
+    DROPPED,
+    EMERGENCY_ENDS,
+    STARTED,
+    STOPPED_BY_HAND,
+    PlanStatus,
+    Pose,
+    encode,
+)
 from ..motion.stuck import StuckRule
 from ..navigation.actions import Action
 from ..navigation.camera import resize
@@ -197,6 +206,8 @@ class Pilot:
         """Take the driver's word on a plan; `stamp_ns` is when it happened."""
         if self.active and status.reason == STOPPED_BY_HAND:
             self._end(IDLE, "stopped by the driver's ~/stop")
+        if self.active and status.reason == EMERGENCY_ENDS:
+            self._end(IDLE, EMERGENCY_ENDS)
         if self.active and status.reason == STARTED and status.stamp_ns > self._begun_ns:
             self._end(FAILED, f'{STARTED}, and knows of no pause or emergency stop of before')
         if not self.active or status.stamp_ns != self._plan_ns or not self._plan_ns:
