@@ -17,7 +17,7 @@ from training.export import export
 from vlnr1_ros.__main__ import call
 from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.navigation.card import NavigationCard
-from vlnr1_ros.navigation.memory import History
+from vlnr1_ros.navigation.memory import Average, History
 from vlnr1_ros.navigation.prompt import Template
 from vlnr1_ros.policy.load import load_policy
 
@@ -134,6 +134,19 @@ def test_conversation_json_gives_the_same_rows(model, data, tmp_path):
         assert ours['prompt'] == theirs['prompt'] and ours['completion'] == theirs['completion']
         for a, b in zip(ours['images'], theirs['images'], strict=True):
             assert np.array_equal(np.array(a), np.array(b))
+
+
+def test_a_json_of_another_camera_or_history_than_the_card_is_told(model, data, tmp_path, capsys):
+    path = tmp_path / 'conversations.json'
+    export(data, 'train', path, str(model))
+    arguments = sft.SftArguments(str(model), [str(path)], image_folder=str(tmp_path))
+    sft.load_data(arguments, 0)
+    assert not capsys.readouterr().err
+    replace(CARD, camera=replace(CARD.camera, hfov_deg=60.0), sampler=Average(3)).save(tmp_path)
+    sft.load_data(arguments, 0)
+    told = capsys.readouterr().err
+    assert told.count('warning') == 2 and 'hfov is 60.0 deg' in told
+    assert 'history was chosen by Average(count=3)' in told
 
 
 def test_global_batch_decides_accumulation(model, data, tmp_path):

@@ -78,14 +78,27 @@ def drawn(parts: list[int], limit: int, seed: int) -> np.ndarray:
 
 def _given_card(arguments: SftArguments, data: Path) -> NavigationCard | None:
     """The card asked for, else the model's, else the one of the data."""
+    own = _card_in(data)
     if arguments.card:
-        return NavigationCard.load(arguments.card)
-    cards = [NavigationCard.load(folder) for folder in (Path(arguments.model), data)
-             if (folder / FILE_NAME).is_file()]
-    if len(cards) == 2 and cards[0].template != cards[1].template:
-        raise UserError(f'the prompt of {arguments.model} is not that of {data}; choose one with '
-                        f'--card {arguments.model} or --card {data}')
-    return cards[0] if cards else None
+        card = NavigationCard.load(arguments.card)
+    else:
+        card = _card_in(Path(arguments.model)) or own
+        if own and card.template != own.template:
+            raise UserError(f'the prompt of {arguments.model} is not that of {data}; choose one '
+                            f'with --card {arguments.model} or --card {data}')
+    if own and arguments.data[0].endswith('.json'):
+        # its frames are chosen and its cameras named nowhere but in the card beside it
+        differences = card.camera.differences(own.camera)
+        if card.sampler != own.sampler:
+            differences.append(f'history was chosen by {own.sampler}, the card says '
+                               f'{card.sampler}')
+        for difference in differences:
+            print(f'warning: in the data the {difference}', file=sys.stderr)
+    return card
+
+
+def _card_in(folder: Path) -> NavigationCard | None:
+    return NavigationCard.load(folder) if (folder / FILE_NAME).is_file() else None
 
 
 def load_model(arguments: SftArguments):
