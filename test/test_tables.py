@@ -25,6 +25,11 @@ def test_differences_are_of_the_same_episodes_and_of_the_mean_over_seeds():
     rows = tables.markdown('what', found).splitlines()
     assert rows[2] == '| as it is | 1 | 4 | 50.0 |  |'
     assert rows[3].startswith('| better | 2 | 4 | 75.0 | +25.0 [')
+    rows = tables.markdown('what', found, 'better').splitlines()
+    assert rows[2].startswith('| as it is | 1 | 4 | 50.0 | -25.0 [')
+    assert rows[3] == '| better | 2 | 4 | 75.0 |  |'
+    assert all(table.base in (tables.PLAIN, *(row.name for row in table.rows))
+               for table in tables.TABLES.values())
 
 
 def test_an_error_is_a_failure_and_a_missing_episode_is_not_compared():
