@@ -58,8 +58,10 @@ def test_every_row_is_a_command_that_its_program_takes(name, tmp_path):
 
 
 def test_tables_share_the_run_that_they_have_in_common_and_no_other():
+    # generalisation starts from another checkpoint, for which there is another --work
     names = {(name, row.name): tables.folder_name(row, table, 0)
-             for name, table in tables.TABLES.items() for row in table.rows}
+             for name, table in tables.TABLES.items() if name != 'generalisation'
+             for row in table.rows}
     shared = {names['reward', 'time-decayed'], names['gamma', 'gamma 0.7'],
               names['group', 'group of 8']}
     assert len(shared) == 1
