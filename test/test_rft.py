@@ -17,6 +17,7 @@ from vlnr1_ros.__main__ import call
 from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.prompt import Template
+from vlnr1_ros.policy.processor import NavProcessor
 
 
 @pytest.fixture(scope='module')
@@ -74,6 +75,21 @@ def test_no_markup_but_the_end_is_ever_sampled(data, tmp_path):
     assert len(answers) > 50, 'hot enough to sample all there is'
     assert answers & markup <= {tokenizer.eos_token_id, tokenizer.pad_token_id}
     assert tokenizer.padding_side == 'left'
+
+
+def test_vllm_is_told_in_its_own_words_what_not_to_sample(model, data, tmp_path):
+    """Its SamplingParams knows no suppress_tokens."""
+    processor = NavProcessor.from_pretrained(str(model))
+    tokenizer = processor.tokenizer
+    image = tokenizer.convert_tokens_to_ids('<|image_pad|>')
+    for more, word in (['--use_vllm', 'true'], 'logit_bias'), ([], 'suppress_tokens'):
+        _, config = rft.parse(arguments(model, data, tmp_path, *more))
+        rft.prepare(config, processor, CARD)
+        assert list(config.generation_kwargs) == [word]
+        assert image in config.generation_kwargs[word]
+        assert tokenizer.eos_token_id not in config.generation_kwargs[word]
+        if more:
+            assert set(config.generation_kwargs[word].values()) == {-100.0}
 
 
 def test_every_answer_is_compared_with_the_expert_of_its_own_decision(model, data, tmp_path):

@@ -1,10 +1,10 @@
 """Reinforcement fine-tuning (arXiv 2506.17221, section 3.3) with TRL's GRPOTrainer.
 
     vlnr1 rft --model runs/sft --data ego --output_dir runs/rft
-    vlnr1 rft --model models/nano --data ego84 --output_dir runs/nano_rft --learning_rate 1e-5 \
+    vlnr1 rft --model models/nano --data ego84 --output_dir runs/nano_rft --learning_rate 5e-5 \
         --per_device_train_batch_size 64 --max_steps 200 --eval_data data
     vlnr1 rft --model models/nano --data data --closed_loop --output_dir runs/nano_driven \
-        --tiers door --learning_rate 1e-5 --per_device_train_batch_size 128
+        --tiers door --learning_rate 5e-5 --per_device_train_batch_size 128
     accelerate launch -m training.rft --config ...        several GPUs
 
 Answers are sampled for decisions of VLN-Ego and compared with the expert's next actions; no
@@ -83,7 +83,10 @@ def prepare(config: NavRftConfig, processor, card: NavigationCard) -> None:
         config.max_completion_length = grammar.max_tokens + 1
     markup = [number for number, token in processor.tokenizer.added_tokens_decoder.items()
               if token.special and number != grammar.end]
-    config.generation_kwargs = {'suppress_tokens': markup, **(config.generation_kwargs or {})}
+    # transformers and vLLM have different words for it; -100 is the least that vLLM takes
+    never = {'logit_bias': dict.fromkeys(markup, -100.0)} if config.use_vllm \
+        else {'suppress_tokens': markup}
+    config.generation_kwargs = {**never, **(config.generation_kwargs or {})}
     processor.tokenizer.padding_side = 'left'
 
 
