@@ -115,13 +115,14 @@ def make_trainer(arguments: RftArguments, config: NavRftConfig,
     else:
         rows, card = load_data(arguments, config.seed, as_column=True)
         functions, config.reward_weights = reward_functions(arguments, card)
+    callbacks = [ClosedLoop(arguments, Path(config.output_dir), card)] if arguments.eval_data \
+        else None
     model, processor = load_model(arguments)
     prepare(config, processor, card)
     # RFT stays near the model it began with, and so does the threshold of stop.
     card = replace(trained_card(card, 'rft', arguments, config, 'num_generations', 'beta',
                                 'epsilon', 'loss_type', 'temperature', 'scale_rewards'),
                    stop_bias=card.stop_bias)
-    callbacks = [ClosedLoop(arguments, Path(config.output_dir))] if arguments.eval_data else None
     trainer = (kind or trainer_class(config, model))(
         model=model, args=config, train_dataset=rows, processing_class=processor,
         reward_funcs=functions, peft_config=adapters(arguments), callbacks=callbacks,

@@ -52,7 +52,7 @@ class RftArguments(SftArguments):
     eval_max_steps: int = field(default=150, metadata={'help':
         'actions after which an episode of a trial ends'})
     eval_workers: int = field(default=0, metadata={'help':
-        'processes of a trial (0: one a core)'})
+        'processes of a trial (0: one a core, or one in all where there is a GPU)'})
 
     def __post_init__(self):
         rewards.sequence_reward(self.reward, [], [0], self.gamma)
