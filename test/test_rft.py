@@ -235,6 +235,11 @@ def test_trials_turn_as_the_card_does_and_share_one_gpu(apartments, tmp_path, mo
     (['--gamma', '1.5'], ['gamma', '1.5']),
     (['--reward', 'steep'], ['steep']),
     (['--stop_weight', '-1'], ['stop_weight', '-1']),
+    (['--limit', '5'], ['5 decisions', '6', 'per_device_train_batch_size']),
+    (['--limit', '5', '--max_steps', '1'], ['5 decisions', '6']),
+    (['--limit', '0'], ['limit is 0']),
+    (['--per_device_train_batch_size', '0', '--global_batch', '8'],
+     ['per_device_train_batch_size is 0']),
     (['--eval_data', 'nowhere'], ['nowhere', 'calibration']),
 ])
 def test_bad_settings_end_in_one_line(more, words, model, data, tmp_path, capsys):

@@ -172,6 +172,9 @@ def broken_json(data, tmp_path, **change):
     ('larger frames', ['56x56', '28x28', '--frame-size']),
     ('no output', ['--output_dir']),
     ('batch', ['20', '6']),
+    ('empty batch', ['per_device_train_batch_size is 0']),
+    ('no limit', ['limit is 0']),
+    ('limit below zero', ['limit is -1']),
     ('no model', ['missing']),
     ('cut weights', ['cannot be loaded']),
     ('image count', ['record 0', '2 images']),
@@ -205,6 +208,10 @@ def test_bad_input_ends_in_one_line(case, words, model, data, tmp_path, capsys):
         del command[at:at + 2]
     elif case == 'batch':
         command += ['--global_batch', '20']
+    elif case == 'empty batch':
+        command += ['--per_device_train_batch_size', '0', '--global_batch', '6']
+    elif case in ('no limit', 'limit below zero'):
+        command += ['--limit', '0' if case == 'no limit' else '-1']
     elif case == 'no model':
         command = arguments(tmp_path / 'missing', data, out)
     elif case == 'cut weights':

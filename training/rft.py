@@ -115,6 +115,7 @@ def make_trainer(arguments: RftArguments, config: NavRftConfig,
     else:
         rows, card = load_data(arguments, config.seed, as_column=True)
         functions, config.reward_weights = reward_functions(arguments, card)
+    check_enough(len(rows), arguments, config)
     callbacks = [ClosedLoop(arguments, Path(config.output_dir), card)] if arguments.eval_data \
         else None
     model, processor = load_model(arguments)
@@ -128,6 +129,18 @@ def make_trainer(arguments: RftArguments, config: NavRftConfig,
         reward_funcs=functions, peft_config=adapters(arguments), callbacks=callbacks,
         card=card, **more)
     return trainer, card
+
+
+def check_enough(count: int, arguments: RftArguments, config: NavRftConfig) -> None:
+    """UserError where `count` prompts make no update: what fills none is left out."""
+    wanted = config.generation_batch_size // config.num_generations
+    if arguments.closed_loop:
+        wanted //= arguments.run_decisions
+    if count < wanted:
+        raise UserError(
+            f'{count} {"episodes" if arguments.closed_loop else "decisions"} fill no update, '
+            f'which takes {wanted} ({config.generation_batch_size} answers in groups); give more '
+            '--data, or a smaller global_batch or per_device_train_batch_size')
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ import torch
 from trl import GRPOConfig
 
 from training import rewards
-from training.sft_config import SftArguments
+from training.sft_config import SftArguments, check_run
 from vlnr1_ros.navigation.errors import UserError
 
 
@@ -55,6 +55,7 @@ class RftArguments(SftArguments):
         'processes of a trial (0: one a core, or one in all where there is a GPU)'})
 
     def __post_init__(self):
+        super().__post_init__()
         rewards.sequence_reward(self.reward, [], [0], self.gamma)
         for name in ('format_weight', 'stop_weight', 'progress_weight', 'success_weight',
                      'efficiency_weight'):
@@ -93,8 +94,7 @@ class NavRftConfig(GRPOConfig):
         'recompute activations to save memory. Default: where there is a GPU'})
 
     def __post_init__(self):
-        if not self.output_dir:
-            raise UserError('no output_dir; give --output_dir, the folder for the checkpoint')
+        check_run(self)
         if self.num_generations < 2:
             raise UserError(f'num_generations is {self.num_generations}; an advantage needs a '
                             'group of 2 or more')
