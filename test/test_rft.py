@@ -59,6 +59,7 @@ def test_the_reward_rises_and_its_parts_are_logged(model, data, tmp_path):
     assert np.mean(reward[-4:]) > np.mean(reward[:4]) + 0.1
     card = NavigationCard.load(out)
     assert card.recipe['method'] == 'rft' and card.recipe['reward'] == 'time_decayed'
+    assert 'run_decisions' not in card.recipe
     assert card.stop_bias == NavigationCard.load(model).stop_bias
     assert NavigationCard.load(out / 'checkpoint-14') == card
     assert call('rft', arguments(model, data, out)) == 2, 'a finished run is not overwritten'

@@ -24,7 +24,7 @@ from packaging.version import Version
 from training import recipe, rewards, rft_episodes
 from training.closed_loop import ClosedLoop
 from training.resumable import ResumableGrpoTrainer
-from training.rft_config import NavRftConfig, RftArguments
+from training.rft_config import OF_DECISIONS, OF_RUNS, NavRftConfig, RftArguments
 from training.sft import (
     adapters,
     load_data,
@@ -121,9 +121,11 @@ def make_trainer(arguments: RftArguments, config: NavRftConfig,
     model, processor = load_model(arguments)
     prepare(config, processor, card)
     # RFT stays near the model it began with, and so does the threshold of stop.
-    card = replace(trained_card(card, 'rft', arguments, config, 'num_generations', 'beta',
-                                'epsilon', 'loss_type', 'temperature', 'scale_rewards'),
-                   stop_bias=card.stop_bias)
+    trained = trained_card(card, 'rft', arguments, config, 'num_generations', 'beta', 'epsilon',
+                           'loss_type', 'temperature', 'scale_rewards')
+    unused = OF_DECISIONS if arguments.closed_loop else OF_RUNS
+    card = replace(trained, stop_bias=card.stop_bias, recipe={
+        name: value for name, value in trained.recipe.items() if name not in unused})
     trainer = (kind or trainer_class(config, model))(
         model=model, args=config, train_dataset=rows, processing_class=processor,
         reward_funcs=functions, peft_config=adapters(arguments), callbacks=callbacks,

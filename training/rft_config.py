@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from trl import GRPOConfig
@@ -10,6 +10,11 @@ from trl import GRPOConfig
 from training import rewards
 from training.sft_config import SftArguments, check_run
 from vlnr1_ros.navigation.errors import UserError
+
+OF_DECISIONS = ('reward', 'gamma', 'raw', 'format_weight', 'stop_weight', 'image_folder')
+OF_RUNS = ('run_decisions', 'run_max_steps', 'environments', 'progress_weight', 'success_weight',
+           'efficiency_weight')
+"""Arguments that are of use without, and with, closed_loop only."""
 
 
 @dataclass
@@ -64,6 +69,11 @@ class RftArguments(SftArguments):
         for name in ('eval_episodes', 'run_decisions', 'run_max_steps', 'environments'):
             if getattr(self, name) < 1:
                 raise UserError(f'{name} is {getattr(self, name)}; give 1 or more')
+        given = [f.name for f in fields(self)
+                 if f.name in OF_DECISIONS and getattr(self, f.name) != f.default]
+        if self.closed_loop and given:
+            raise UserError('closed_loop reads no samples, and what a run achieved is its reward: '
+                            f'leave out {", ".join(given)}')
         if self.closed_loop and not (self.progress_weight or self.success_weight
                                      or self.efficiency_weight):
             raise UserError('progress_weight, success_weight and efficiency_weight are all 0: '
