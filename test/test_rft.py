@@ -241,6 +241,9 @@ def test_trials_turn_as_the_card_does_and_share_one_gpu(apartments, tmp_path, mo
     (['--limit', '0'], ['limit is 0']),
     (['--per_device_train_batch_size', '0', '--global_batch', '8'],
      ['per_device_train_batch_size is 0']),
+    (['--loss_type', 'foo'], ['loss_type', 'foo', 'dr_grpo']),
+    (['--scale_rewards', 'False'], ['scale_rewards', 'False', 'none']),
+    (['--lora', '--lora_rank', '0'], ['positive', '0']),
     (['--eval_data', 'nowhere'], ['nowhere', 'calibration']),
 ])
 def test_bad_settings_end_in_one_line(more, words, model, data, tmp_path, capsys):

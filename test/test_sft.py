@@ -173,6 +173,9 @@ def broken_json(data, tmp_path, **change):
     ('no output', ['--output_dir']),
     ('batch', ['20', '6']),
     ('empty batch', ['per_device_train_batch_size is 0']),
+    ('no rank', ['positive', '0']),
+    ('no such layers', ['nothing']),
+    ('no expression', ['unterminated']),
     ('no limit', ['limit is 0']),
     ('limit below zero', ['limit is -1']),
     ('no model', ['missing']),
@@ -210,6 +213,10 @@ def test_bad_input_ends_in_one_line(case, words, model, data, tmp_path, capsys):
         command += ['--global_batch', '20']
     elif case == 'empty batch':
         command += ['--per_device_train_batch_size', '0', '--global_batch', '6']
+    elif case == 'no rank':
+        command += ['--lora', '--lora_rank', '0']
+    elif case in ('no such layers', 'no expression'):
+        command += ['--lora', '--lora_targets', 'nothing' if case == 'no such layers' else '(']
     elif case in ('no limit', 'limit below zero'):
         command += ['--limit', '0' if case == 'no limit' else '-1']
     elif case == 'no model':

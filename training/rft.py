@@ -27,6 +27,7 @@ from training.resumable import ResumableGrpoTrainer
 from training.rft_config import OF_DECISIONS, OF_RUNS, NavRftConfig, RftArguments
 from training.sft import (
     adapters,
+    built,
     load_data,
     load_model,
     set_accumulation,
@@ -126,10 +127,10 @@ def make_trainer(arguments: RftArguments, config: NavRftConfig,
     unused = OF_DECISIONS if arguments.closed_loop else OF_RUNS
     card = replace(trained, stop_bias=card.stop_bias, recipe={
         name: value for name, value in trained.recipe.items() if name not in unused})
-    trainer = (kind or trainer_class(config, model))(
-        model=model, args=config, train_dataset=rows, processing_class=processor,
-        reward_funcs=functions, peft_config=adapters(arguments), callbacks=callbacks,
-        card=card, **more)
+    trainer = built(
+        kind or trainer_class(config, model), model=model, args=config, train_dataset=rows,
+        processing_class=processor, reward_funcs=functions, peft_config=adapters(arguments),
+        callbacks=callbacks, card=card, **more)
     return trainer, card
 
 

@@ -79,6 +79,10 @@ class RftArguments(SftArguments):
             raise UserError('progress_weight, success_weight and efficiency_weight are all 0: '
                             'nothing would be worth anything')
 
+LOSSES = ('grpo', 'dapo', 'dr_grpo', 'bnpo', 'cispo', 'sapo', 'luspo', 'vespo')
+SCALES = ('group', 'batch', 'none', True, False)
+"""What TRL's GRPOConfig takes as loss_type and scale_rewards (a file may say true and false)."""
+
 
 @dataclass
 class NavRftConfig(GRPOConfig):
@@ -110,6 +114,11 @@ class NavRftConfig(GRPOConfig):
                             'group of 2 or more')
         if self.beta < 0.0:
             raise UserError(f'beta is {self.beta}; a KL weight is 0 or more')
+        # which TRL looks at when the first answers have been sampled
+        for name, known in (('loss_type', LOSSES), ('scale_rewards', SCALES)):
+            if getattr(self, name) not in known:
+                raise UserError(f'{name} {getattr(self, name)!r} is unknown; give one of '
+                                f'{", ".join(map(str, known))}')
         self._check_groups()
         gpu = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:

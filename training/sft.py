@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -122,10 +123,17 @@ def make_trainer(arguments: SftArguments,
     model, processor = load_model(arguments)
     set_accumulation(config)
     card = trained_card(card, 'sft', arguments, config)
-    trainer = ResumableTrainer(model=model, args=config, train_dataset=rows,
-                               processing_class=processor, peft_config=adapters(arguments),
-                               card=card)
+    trainer = built(ResumableTrainer, model=model, args=config, train_dataset=rows,
+                    processing_class=processor, peft_config=adapters(arguments), card=card)
     return trainer, card
+
+
+def built(kind: type, **settings):
+    """A trainer of the class `kind`; UserError for what TRL, transformers or peft refuse."""
+    try:
+        return kind(**settings)
+    except (ValueError, re.error) as error:
+        raise UserError(f'training cannot be set up: {error}') from error
 
 
 def adapters(arguments: SftArguments) -> LoraConfig | None:
