@@ -8,15 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from safetensors.torch import load_file
 from tiny_runs import CARD, RUNS, SIZE, frame, losses, sentence, tiny, write_runs
+from transformers.integrations import deepspeed
 
-from training import sft
+from training import rft, sft
 from training.ego_files import shifted_labels
 from training.export import export
 from vlnr1_ros.__main__ import call
 from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.navigation.card import NavigationCard
+from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.navigation.memory import History
 from vlnr1_ros.navigation.prompt import Template
 from vlnr1_ros.policy.load import load_policy
@@ -113,6 +116,24 @@ def test_lora_touches_only_the_language_model(model, data, tmp_path):
     assert before.keys() == after.keys(), 'merged: a checkpoint like any other'
     changed = {n for n in before if not torch.equal(before[n], after[n])}
     assert changed and all('_proj' in n and 'visual' not in n for n in changed)
+
+
+@pytest.mark.parametrize('how', ['fsdp', 'zero3'])
+def test_lora_is_refused_where_no_process_holds_whole_weights(how, model, data, tmp_path,
+                                                              monkeypatch):
+    what, config = sft.parse(arguments(model, data, tmp_path / 'out', '--lora'))
+    if how == 'fsdp':   # as accelerate launch says it
+        monkeypatch.setenv('ACCELERATE_USE_FSDP', 'true')
+    else:
+        settings = HfDeepSpeedConfig({'zero_optimization': {'stage': 3}})
+        deepspeed.set_hf_deepspeed_config(settings)
+    try:
+        for stage in sft, rft:
+            with pytest.raises(UserError, match='--lora .*FSDP or ZeRO-3'):
+                stage.make_trainer(what, config)
+        assert sft.adapters(replace(what, lora=False), config) is None
+    finally:
+        deepspeed.unset_hf_deepspeed_config()
 
 
 def test_frozen_vision_keeps_its_weights(model, data, tmp_path):

@@ -107,7 +107,7 @@ def make_trainer(arguments: RftArguments, config: NavRftConfig,
     if (Path(arguments.model) / ADAPTER_FILE).is_file():
         raise UserError(f'{arguments.model} is an adapter; RFT starts from, and stays near, a '
                         'whole checkpoint: the one that vlnr1 sft --lora wrote')
-    more = {}
+    lora, more = adapters(arguments, config), {}
     if arguments.closed_loop:
         rows, card, more['drivers'] = rft_episodes.load_episodes(arguments, config)
         more['run_decisions'] = arguments.run_decisions
@@ -129,7 +129,7 @@ def make_trainer(arguments: RftArguments, config: NavRftConfig,
         name: value for name, value in trained.recipe.items() if name not in unused})
     trainer = built(
         kind or trainer_class(config, model), model=model, args=config, train_dataset=rows,
-        processing_class=processor, reward_funcs=functions, peft_config=adapters(arguments),
+        processing_class=processor, reward_funcs=functions, peft_config=lora,
         callbacks=callbacks, card=card, **more)
     return trainer, card
 
