@@ -185,7 +185,9 @@ def test_an_obstacle_at_half_a_metre_is_never_touched_and_the_run_goes_on_withou
     began_ns, centre = moving.now_ns, ahead_of(moving.poses[moving.now_ns][0], 0.5 + RADIUS_M)
 
     def appear(message):
-        pose = moving.poses[messages.time_ns(message.header.stamp)][0]
+        # the observer may not have heard the odometry of this time yet
+        at_ns = min(messages.time_ns(message.header.stamp), max(moving.poses))
+        pose = moving.poses[at_ns][0]
         ranges = ray_cast(pose, [centre], [RADIUS_M])
         beams = np.arange(len(message.ranges)) * message.angle_increment + message.angle_min
         nearest = np.searchsorted(BEAMS, beams).clip(max=len(BEAMS) - 1)
