@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 from peft import LoraConfig
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.utils import strtobool
 from trl import SFTTrainer
 
 from training import recipe
@@ -131,21 +134,38 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
 def make_trainer(arguments: SftArguments,
                  config: NavSftConfig) -> tuple[SFTTrainer, NavigationCard]:
     """The trainer, ready to run, and the card of what it will produce."""
+    lora = adapters(arguments, config)
     rows, card = load_data(arguments, config.seed)
     model, processor = load_model(arguments)
     set_accumulation(config)
     card = trained_card(card, 'sft', arguments, config)
-    trainer = ResumableTrainer(model=model, args=config, train_dataset=rows,
-                               processing_class=processor, peft_config=adapters(arguments),
-                               card=card)
+    trainer = built(ResumableTrainer, model=model, args=config, train_dataset=rows,
+                    processing_class=processor, peft_config=lora, card=card)
     return trainer, card
 
 
-def adapters(arguments: SftArguments) -> LoraConfig | None:
-    """The adapters to train, None for all weights."""
+def built(kind: type, **settings):
+    """A trainer of the class `kind`; UserError for what TRL, transformers or peft refuse."""
+    try:
+        return kind(**settings)
+    except (ValueError, re.error) as error:
+        raise UserError(f'training cannot be set up: {error}') from error
+
+
+def adapters(arguments: SftArguments, config) -> LoraConfig | None:
+    """The adapters to train, None for all weights.
+
+    UserError where a process holds a part of each weight only: it could not merge them.
+    """
+    if not arguments.lora:
+        return None
+    if config.fsdp or strtobool(os.environ.get('ACCELERATE_USE_FSDP', 'false')) \
+            or is_deepspeed_zero3_enabled():
+        raise UserError('--lora cannot be merged into weights that FSDP or ZeRO-3 have divided '
+                        'among the GPUs; leave --lora out, or start with accelerate launch '
+                        '--multi_gpu in place of that --config_file')
     return LoraConfig(r=arguments.lora_rank, lora_alpha=arguments.lora_alpha,
-                      target_modules=arguments.lora_targets,
-                      task_type='CAUSAL_LM') if arguments.lora else None
+                      target_modules=arguments.lora_targets, task_type='CAUSAL_LM')
 
 
 def trained_card(card: NavigationCard, method: str, arguments: SftArguments, config,
