@@ -96,7 +96,7 @@ class NavRftConfig(GRPOConfig):
     global_batch: int | None = field(default=None, metadata={'help':
         'answers per update over all processes: sets gradient_accumulation_steps'})
     learning_rate: float = field(default=1e-6, metadata={'help':
-        'peak learning rate: one or two orders below that of SFT, or the policy collapses'})
+        'peak learning rate: a tenth of that of SFT or less, or the policy collapses'})
     num_train_epochs: float = field(default=1.0, metadata={'help': 'times through the data'})
     num_generations: int = field(default=8, metadata={'help': 'answers to one prompt: the group'})
     beta: float = field(default=0.04, metadata={'help':
