@@ -4,6 +4,7 @@ import json
 import math
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -353,6 +354,39 @@ def context():
 def test_bad_parameters_are_named(context, name, value):
     with pytest.raises(UserError, match=name):
         DriverNode(context=context, parameter_overrides=[Parameter(name, value=value)])
+
+
+def test_it_is_closed_while_a_callback_hangs(context):
+    node = DriverNode(context=context)
+    base = rclpy.create_node('base', context=context)
+    commands = []
+    base.create_subscription(Twist, 'cmd_vel', commands.append, 10)
+    wait_until(lambda: node._velocity.get_subscription_count())
+    hangs, go_on = threading.Event(), threading.Event()
+
+    def hang():
+        hangs.set()
+        go_on.wait(30)
+
+    callback = threading.Thread(target=node._guarded(hang))
+    callback.start()
+    assert hangs.wait(10)
+    closing = threading.Thread(target=node.close)
+    closing.start()
+    closing.join(10)
+    ended = not closing.is_alive()
+    go_on.set()
+    callback.join()
+    assert ended
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(base)
+    until_s = time.monotonic() + 10
+    while len(commands) < 4 and time.monotonic() < until_s:
+        executor.spin_once(0.1)
+    assert len(commands) >= 4
+    assert all(command.linear.x == command.angular.z == 0.0 for command in commands)
+    executor.shutdown()
+    node.destroy_node()
 
 
 def test_an_exception_stops_the_base_and_not_the_node(context):

@@ -42,6 +42,7 @@ except ImportError:   # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
 DIAGNOSTICS_PERIOD_NS = 1_000_000_000
+CLOSE_S = 0.2
 STAMP_SLACK_NS = 1_000_000  # a plan's stamp may be a few nanoseconds after its image's
 OK, WARN = 0, 1
 
@@ -113,9 +114,13 @@ class DriverNode(Node):
         if self._closing:
             return
         self._closing = True
-        with self._handling:
-            self._driver.stop(self._now_ns(), 'shutdown')
-            self._publish_statuses()
+        self._publish(ZERO)
+        if self._handling.acquire(timeout=CLOSE_S):   # a callback that hangs is not waited for
+            try:
+                self._driver.stop(self._now_ns(), 'shutdown')
+                self._publish_statuses()
+            finally:
+                self._handling.release()
         for _ in range(3):
             self._publish(ZERO)
             time.sleep(0.02)
