@@ -361,7 +361,7 @@ def test_it_is_closed_while_a_callback_hangs(context):
     base = rclpy.create_node('base', context=context)
     commands = []
     base.create_subscription(Twist, 'cmd_vel', commands.append, 10)
-    wait_until(lambda: node._velocity.get_subscription_count())
+    wait_until(lambda: node._velocity.get_subscription_count(), 10)
     hangs, go_on = threading.Event(), threading.Event()
 
     def hang():
