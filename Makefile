@@ -7,7 +7,8 @@ KILTED := .venv-kilted
 
 # A sourced ROS workspace or another environment must not leak into .venv.
 unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH AMENT_PREFIX_PATH RMW_IMPLEMENTATION
-unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
+unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE FASTDDS_BUILTIN_TRANSPORTS
+unexport FASTDDS_DEFAULT_PROFILES_FILE FASTRTPS_DEFAULT_PROFILES_FILE
 # With more processes than cores, several threads in each make all of them slower.
 export OMP_NUM_THREADS ?= 1
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import lifecycle_msgs.msg
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -98,6 +99,8 @@ def nodes(context):
     def text(name):
         return ParameterValue(value(name), value_type=str)
 
+    if value('rviz') == 'true':
+        look_for_rviz()
     given = [value('params_file')] if value('params_file') else []
     shared = {'use_sim_time': value('use_sim_time') == 'true',
               'lockstep': value('lockstep') == 'true'}
@@ -129,7 +132,9 @@ def nodes(context):
             ('image_raw', 'image'), ('camera_info', 'camera_info'), ('odom', 'odom'),
             ('cmd_vel', 'cmd_vel'), ('instruction', 'instruction'), ('scan', 'scan'),
             ('emergency_stop', 'emergency_stop'))] + [
-            ('image_raw/compressed', f'{value("image")}/compressed')], **common)
+            ('image_raw/compressed', f'{value("image")}/compressed')],
+        # it finishes its file
+        sigterm_timeout='20', **common)
     settings = Path(__file__).resolve().parents[1] / 'config/vlnr1.rviz'
     rviz = Node(
         package='rviz2', executable='rviz2', name='rviz', namespace=value('namespace'),
@@ -140,6 +145,15 @@ def nodes(context):
             *([recorder] if value('record') else []),
             *([rviz] if value('rviz') == 'true' else []),
             *(started(navigator) if value('autostart') == 'true' else [])]
+
+
+def look_for_rviz():
+    """Before anything is started: a launch that fails on its way leaves a robot half started."""
+    try:
+        get_package_prefix('rviz2')
+    except PackageNotFoundError:
+        raise RuntimeError('rviz:=true, but rviz2 is not installed: sudo apt install '
+                           'ros-$ROS_DISTRO-rviz2, or leave rviz:= out') from None
 
 
 def beside(topic, name):

@@ -75,9 +75,12 @@ def generate_launch_description():
         # Humble knows only this one; newer ones say that it is deprecated.
         *([SetEnvironmentVariable('ROS_LOCALHOST_ONLY', '1')]
           if os.environ.get('ROS_DISTRO') == 'humble' else []),
-        # A static peer or a discovery server would carry the traffic off the machine all the same.
+        # A peer, a discovery server or a profile would carry the traffic off the machine all the
+        # same.
         *map(UnsetEnvironmentVariable,
-             ('ROS_STATIC_PEERS', 'ROS_DISCOVERY_SERVER', 'ROS_SUPER_CLIENT')),
+             ('ROS_STATIC_PEERS', 'ROS_DISCOVERY_SERVER', 'ROS_SUPER_CLIENT',
+              'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE',
+              'FASTDDS_BUILTIN_TRANSPORTS')),
         SetEnvironmentVariable('ROS_DOMAIN_ID', value('domain_id')),
         robot,
         OpaqueFunction(function=bridge),
@@ -91,11 +94,18 @@ def bridge(context):
     def text(name):
         return ParameterValue(value(name), value_type=str)
 
+    # nav.launch.py, which is included before, has declared the topics
+    remappings = [(topic, value(argument)) for topic, argument in (
+        ('image_raw', 'image'), ('camera_info', 'camera_info'), ('odom', 'odom'),
+        ('cmd_vel', 'cmd_vel'), ('instruction', 'instruction'), ('scan', 'scan'),
+        ('depth/image_raw', 'depth'))]
+    depth_info = value('depth')[:value('depth').rfind('/') + 1] + 'camera_info'
     data = value('data')
     return [Node(
         package='vlnr1_ros', executable='sim_bridge', name='sim_bridge',
         namespace=value('namespace'), output='screen', respawn=value('respawn') == 'true',
         arguments=['--ros-args', '--log-level', value('log_level')],
+        remappings=[*remappings, ('depth/camera_info', depth_info)],
         parameters=[
             *([value('params_file')] if value('params_file') else []),
             # The clock's own node must not wait for the clock.

@@ -1,6 +1,7 @@
 """Samples inspected by what their images show."""
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from training.ego_motion import motion_between, turn_between
 from vlnr1_ros.__main__ import call
 from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.navigation.card import NavigationCard
+from vlnr1_ros.navigation.memory import Average
 from vlnr1_ros.navigation.prompt import Template
 
 
@@ -51,11 +53,11 @@ def test_motion_and_turn_angle_are_seen_in_the_images(samples):
     assert np.median(angles) == turn_deg and np.mean(np.abs(np.array(angles) - turn_deg) < 2) > 0.9
 
 
-def test_sound_samples_have_no_fault(samples, capsys):
+def test_sound_samples_have_no_fault(samples, tmp_path, capsys):
     folder, turn_deg = samples
     NavigationCard(action_set=ActionSet(turn_deg=turn_deg), frame_width=84,
-                   frame_height=84).save(folder)
-    assert check(folder, '--card', str(folder)) == 0
+                   frame_height=84).save(tmp_path)
+    assert check(folder, '--card', str(tmp_path)) == 0
     assert 'no fault found' in capsys.readouterr().out
 
 
@@ -101,6 +103,24 @@ def test_a_prompt_that_names_another_angle_is_a_fault(samples, tmp_path, capsys)
     text = capsys.readouterr().out
     assert f'the prompt says turn_deg {45 - turn_deg}, the actions have {turn_deg}' in text
     assert text.count('FAULT') == 1
+
+
+def test_a_card_that_asks_or_remembers_otherwise_than_the_samples_own_is_a_fault(
+        samples, tmp_path, capsys):
+    folder, turn_deg = samples
+    copy = shutil.copytree(folder, tmp_path / 'imported')
+    ours = NavigationCard(action_set=ActionSet(turn_deg=turn_deg), frame_width=84, frame_height=84)
+    asked = Template('Go: {instruction} {history}{current}', ', ')
+    replace(ours, sampler=Average(16), template=asked).save(copy)
+    assert check(copy) == 0
+    assert 'history rule of the card            Average(count=16)' in capsys.readouterr().out
+    ours.save(tmp_path)
+    assert check(copy, '--card', str(tmp_path)) == 1
+    text = capsys.readouterr().out
+    assert text.count('FAULT') == 3
+    assert "after 0 characters it has 'You steer" in text and "theirs 'Go: {inst" in text
+    assert "history_separator is '', that of the samples ', '" in text
+    assert 'history rule is LongShort' in text and 'of the samples Average(count=16)' in text
 
 
 def test_too_little_to_see_claims_nothing():

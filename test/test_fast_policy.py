@@ -1,5 +1,6 @@
 """Fast decisions against the plain way, on every architecture."""
 import queue
+import weakref
 from collections import Counter
 from dataclasses import replace
 
@@ -248,11 +249,16 @@ def test_out_of_memory_is_tried_again_with_empty_caches(folders, monkeypatch, fa
     policy = load(folders['qwen2_vl', True])
     decisions = list(run(policy, 1, 6))
     history, plan = decisions[-1]
-    left = [torch.OutOfMemoryError('CUDA out of memory. Tried 2 GiB.\nmore')] * failures
+    left, freed = failures, []
 
     def forward(*args, **kwargs):
+        nonlocal left
+        assert all(held() is None for held in freed), 'the next try has its memory'
         if left:
-            raise left.pop()
+            left -= 1
+            activations = torch.zeros(3)
+            freed.append(weakref.ref(activations))
+            raise torch.OutOfMemoryError('CUDA out of memory. Tried 2 GiB.\nmore')
         return whole(*args, **kwargs)
 
     whole = policy.model.model.language_model.forward

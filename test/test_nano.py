@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from training import nano
+from training.calibrate import mean_success
 from training.evaluate import evaluate
 from training.evaluate_config import EvaluateConfig
 from vlnr1_ros.navigation.card import NavigationCard
+from vlnr1_ros.navigation.errors import UserError
 from vlnr1_ros.navigation.memory import History
 from vlnr1_ros.policy.load import load_policy
 
@@ -19,6 +21,14 @@ def success(apartments, tmp_path, swap):
         policy=str(SHIPPED), split=apartments.split, episodes=0, tier=['room'], swap=swap,
         data=str(apartments.data), workers=1, max_steps=60, out=str(tmp_path / f'{swap}.jsonl')))
     return sum(line['grounded_success'] for line in lines), len(lines)
+
+
+def test_calibration_averages_over_tiers_and_takes_no_crash_for_an_episode():
+    lines = [{'tier': 'room', 'grounded_success': 1.0}] * 3 + [
+        {'tier': 'door', 'grounded_success': 0.0}]
+    assert mean_success(lines) == 0.5
+    with pytest.raises(UserError, match='episode 4 ended in an error: gone'):
+        mean_success([*lines, {'episode_id': '4', 'error': 'gone'}])
 
 
 def test_it_is_small_and_safe_to_load():

@@ -221,14 +221,22 @@ def test_services_and_events(staged, tmp_path):
     wait_until(lambda: set((tmp_path / 'recordings').glob('ring_*')) > rings)
 
 
-def test_a_plan_dropped_for_another_or_a_hold_is_no_event(staged):
+def test_only_news_is_an_event(staged):
+    """Not a plan that another one replaces, nor what is said again and again."""
     stage, recorder = staged(runs=False)
     heard = []
     recorder.node._flight.event = lambda _steady_s, why: heard.append(why)
-    for reason in (HOLD, REPLACED, 'the scan is silent'):
-        stage.say('plan_status', messages.plan_status(PlanStatus(1, DROPPED, 1, 4, reason), 0))
-    wait_until(lambda: heard)
-    assert heard == ['plan dropped: the scan is silent']
+    for state, reason in ((DROPPED, HOLD), (DROPPED, REPLACED), (DROPPED, 'paused'),
+                          (DROPPED, 'paused'), ('accepted', ''), (DROPPED, 'paused'),
+                          (DROPPED, 'the scan is silent')):
+        stage.say('plan_status', messages.plan_status(PlanStatus(1, state, 1, 4, reason), 0))
+    wait_until(lambda: heard and 'silent' in heard[-1])
+    assert heard == ['plan dropped: paused'] * 2 + ['plan dropped: the scan is silent']
+    heard.clear()
+    for pressed in (True, True, True, False, False, True):
+        stage.say('emergency_stop', Bool(data=pressed))
+    wait_until(lambda: len(heard) == 2)
+    assert heard == ['emergency stop'] * 2
 
 
 def test_no_room_is_a_warning_and_no_recording(staged, tmp_path):

@@ -10,13 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_runs import CARD, RUNS, logged, tiny, write_runs
+from transformers import TrainerState
 
-from training import rft
+from training import closed_loop, rft
+from training.closed_loop import ClosedLoop
 from training.ego_files import shifted_labels
 from vlnr1_ros.__main__ import call
 from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.prompt import Template
+from vlnr1_ros.policy.processor import NavProcessor
 
 
 @pytest.fixture(scope='module')
@@ -56,6 +59,7 @@ def test_the_reward_rises_and_its_parts_are_logged(model, data, tmp_path):
     assert np.mean(reward[-4:]) > np.mean(reward[:4]) + 0.1
     card = NavigationCard.load(out)
     assert card.recipe['method'] == 'rft' and card.recipe['reward'] == 'time_decayed'
+    assert 'run_decisions' not in card.recipe
     assert card.stop_bias == NavigationCard.load(model).stop_bias
     assert NavigationCard.load(out / 'checkpoint-14') == card
     assert call('rft', arguments(model, data, out)) == 2, 'a finished run is not overwritten'
@@ -74,6 +78,21 @@ def test_no_markup_but_the_end_is_ever_sampled(data, tmp_path):
     assert len(answers) > 50, 'hot enough to sample all there is'
     assert answers & markup <= {tokenizer.eos_token_id, tokenizer.pad_token_id}
     assert tokenizer.padding_side == 'left'
+
+
+def test_vllm_is_told_in_its_own_words_what_not_to_sample(model, data, tmp_path):
+    """Its SamplingParams knows no suppress_tokens."""
+    processor = NavProcessor.from_pretrained(str(model))
+    tokenizer = processor.tokenizer
+    image = tokenizer.convert_tokens_to_ids('<|image_pad|>')
+    for more, word in (['--use_vllm', 'true'], 'logit_bias'), ([], 'suppress_tokens'):
+        _, config = rft.parse(arguments(model, data, tmp_path, *more))
+        rft.prepare(config, processor, CARD)
+        assert list(config.generation_kwargs) == [word]
+        assert image in config.generation_kwargs[word]
+        assert tokenizer.eos_token_id not in config.generation_kwargs[word]
+        if more:
+            assert set(config.generation_kwargs[word].values()) == {-100.0}
 
 
 def test_every_answer_is_compared_with_the_expert_of_its_own_decision(model, data, tmp_path):
@@ -121,18 +140,93 @@ def test_lora_changes_the_language_model_alone(model, data, tmp_path):
     assert changed and all('_proj' in n and 'visual' not in n for n in changed)
 
 
-def test_checkpoints_are_tried_in_closed_loop_and_the_best_is_kept(data, apartments, tmp_path):
+def test_checkpoints_are_tried_in_closed_loop_and_the_best_is_kept(model, data, apartments,
+                                                                   tmp_path):
     out = tmp_path / 'out'
-    checkpoint = tiny(tmp_path / 'model', True)
     assert call('rft', arguments(
-        checkpoint, data, out, '--max_steps', '2', '--save_steps', '1', '--eval_data',
+        model, data, out, '--max_steps', '2', '--save_steps', '1', '--eval_data',
         str(apartments.data), '--eval_split', apartments.split, '--eval_episodes', '1',
         '--eval_max_steps', '4', '--eval_workers', '1')) == 0
     trials = [json.loads(line) for line in (out / 'closed_loop.jsonl').read_text().splitlines()]
     assert [trial['step'] for trial in trials] == [1, 2]
     assert all(0.0 <= trial['score'] <= 1.0 and 'grounded_spl' in trial for trial in trials)
-    assert NavigationCard.load(out / 'best') == NavigationCard.load(out / 'checkpoint-1')
+    best = max(trials, key=lambda trial: trial['score'])
+    assert json.loads((out / 'best/trial.json').read_text()) == best
+    same = [(out / 'best' / name).read_bytes() == (out / f'checkpoint-{step}' / name).read_bytes()
+            for name in ('model.safetensors', 'navigation.json') for step in (1, 2)]
+    assert same == [best['step'] == 1, best['step'] == 2, True, True]
     assert not list((out / 'best').glob('optimizer*'))
+
+
+@pytest.fixture
+def trial_run(apartments, tmp_path, monkeypatch):
+    """(folder, a function that trains to a step as if a checkpoint was worth an SPL a tier)."""
+    def run(step, spl, on='on_save', **line):
+        checkpoint = tmp_path / f'checkpoint-{step}'
+        checkpoint.mkdir(exist_ok=True)
+        CARD.save(checkpoint)
+        (checkpoint / 'model.safetensors').write_text(str(step))
+        what, _ = rft.parse(['--model', 'm', '--data', 'd', '--output_dir', str(tmp_path),
+                             '--use_cpu', '--eval_data', str(apartments.data), '--eval_split',
+                             apartments.split])
+        loop = ClosedLoop(what, tmp_path, CARD)
+        lines = [{'episode_id': id_, **({'error': 'x'} if worth is None else
+                                        {'grounded_spl': worth, 'distance_to_goal': 2.0})}
+                 for id_, worth in zip(sorted(loop._tiers, key=loop._tiers.get), spl)]
+        monkeypatch.setattr(closed_loop, 'evaluate', lambda config: ({}, lines))
+        state = TrainerState(global_step=step, is_world_process_zero=True)
+        getattr(loop, on)(None, state, None)
+
+    return tmp_path, run
+
+
+def best_of(folder):
+    return (folder / 'best/model.safetensors').read_text()
+
+
+def test_the_checkpoint_of_the_highest_spl_is_the_best(trial_run):
+    folder, run = trial_run
+    for step, spl, best in (1, 0.0, '1'), (2, 0.5, '2'), (3, 0.4, '2'), (4, 0.5, '2'), (5, 1, '5'):
+        run(step, [spl])
+        assert best_of(folder) == best
+
+
+def test_an_episode_that_ended_in_an_error_counts_as_failed(trial_run):
+    folder, run = trial_run
+    run(1, [0.4] * 28)
+    run(2, [0.6] * 14 + [None] * 14)
+    assert best_of(folder) == '1'
+    trial = json.loads((folder / 'closed_loop.jsonl').read_text().splitlines()[1])
+    # 8 of apartment, 8 of door, 12 of room
+    assert trial['score'] == pytest.approx((0.6 + 0.6 * 6 / 8 + 0.0) / 3, abs=1e-4)
+    assert trial['distance_to_goal'] == 2.0
+
+
+def test_what_a_kill_left_undone_is_made_up_for(trial_run):
+    folder, run = trial_run
+    run(1, [0.3])
+    run(2, [0.6], on='on_train_begin')   # killed before the trial of 2 had ended
+    assert best_of(folder) == '2'
+    run(3, [0.5], on='on_train_begin')
+    shutil.rmtree(folder / 'best')       # killed before the best was in place
+    (folder / 'best.part').mkdir()
+    run(3, [0.9], on='on_train_begin')
+    assert best_of(folder) == '2', 'tried once, so 0.9 is not seen'
+    steps = [json.loads(line)['step'] for line in
+             (folder / 'closed_loop.jsonl').read_text().splitlines()]
+    assert steps == [1, 2, 3] and not (folder / 'best.part').exists()
+
+
+def test_trials_turn_as_the_card_does_and_share_one_gpu(apartments, tmp_path, monkeypatch):
+    what, _ = rft.parse(['--model', 'm', '--data', 'd', '--output_dir', str(tmp_path),
+                         '--use_cpu', '--eval_data', str(apartments.data), '--eval_split',
+                         apartments.split])
+    loop = ClosedLoop(what, tmp_path, replace(CARD, action_set=ActionSet(turn_deg=15.0)))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    config = loop._config(tmp_path)
+    assert (config.turn_deg, config.workers) == (15.0, 0)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    assert loop._config(tmp_path).workers == 1
 
 
 @pytest.mark.parametrize('more, words', [
@@ -142,6 +236,15 @@ def test_checkpoints_are_tried_in_closed_loop_and_the_best_is_kept(data, apartme
     (['--gamma', '1.5'], ['gamma', '1.5']),
     (['--reward', 'steep'], ['steep']),
     (['--stop_weight', '-1'], ['stop_weight', '-1']),
+    (['--limit', '5'], ['5 decisions', '6', 'per_device_train_batch_size']),
+    (['--limit', '5', '--max_steps', '1'], ['5 decisions', '6']),
+    (['--limit', '0'], ['limit is 0']),
+    (['--per_device_train_batch_size', '0', '--global_batch', '8'],
+     ['per_device_train_batch_size is 0']),
+    (['--loss_type', 'foo'], ['loss_type', 'foo', 'dr_grpo']),
+    (['--scale_rewards', 'False'], ['scale_rewards', 'False', 'none']),
+    (['--lora', '--lora_rank', '0'], ['positive', '0']),
+    (['--eval_data', 'nowhere'], ['nowhere', 'calibration']),
 ])
 def test_bad_settings_end_in_one_line(more, words, model, data, tmp_path, capsys):
     try:
@@ -151,6 +254,7 @@ def test_bad_settings_end_in_one_line(more, words, model, data, tmp_path, capsys
     assert code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert all(word in error for word in words), error
+    assert not (tmp_path / 'out').exists(), 'before anything is made'
 
 
 @pytest.mark.parametrize('case, words', [

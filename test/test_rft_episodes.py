@@ -60,7 +60,10 @@ def test_a_run_is_worth_what_it_achieved(apartments):
 
 
 def test_a_group_holds_one_decision_of_each_run_of_an_episode(apartments, tmp_path):
-    trainer, _ = rft.make_trainer(*rft.parse(arguments(apartments, tmp_path)))
+    trainer, card = rft.make_trainer(*rft.parse(arguments(apartments, tmp_path, '--limit', '9')))
+    assert len(trainer.train_dataset) == 9
+    assert card.recipe['run_decisions'] == 2 and card.recipe['limit'] == 9
+    assert not card.recipe.keys() & {'reward', 'gamma', 'raw', 'stop_weight', 'image_folder'}
     trainer.model.train()
     rows = next(iter(trainer.get_train_dataloader()))
     ids = [row['episode_id'] for row in rows]
@@ -118,6 +121,10 @@ def test_decisions_are_drawn_evenly():
     (['--progress_weight', '0', '--success_weight', '0', '--efficiency_weight', '0'], ['all 0']),
     (['--run_decisions', '0'], ['run_decisions is 0']),
     (['--use_vllm', 'true'], ['--use_vllm']),
+    (['--limit', '1', '--max_steps', '1'], ['1 episodes', '2', 'global_batch']),
+    (['--reward', 'hard', '--gamma', '0.5'], ['leave out reward, gamma']),
+    (['--stop_weight', '0.1', '--image_folder', 'x'], ['leave out image_folder, stop_weight']),
+    (['--raw'], ['leave out raw']),
 ])
 def test_bad_settings_end_in_one_line(more, words, apartments, tmp_path, capsys):
     assert call('rft', arguments(apartments, tmp_path / 'out', *more)) == 2

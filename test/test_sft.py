@@ -8,16 +8,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from safetensors.torch import load_file
 from tiny_runs import CARD, RUNS, SIZE, frame, losses, sentence, tiny, write_runs
+from transformers.integrations import deepspeed
 
-from training import sft
+from training import rft, sft
 from training.ego_files import shifted_labels
 from training.export import export
 from vlnr1_ros.__main__ import call
 from vlnr1_ros.navigation.actions import ActionSet
 from vlnr1_ros.navigation.card import NavigationCard
-from vlnr1_ros.navigation.memory import History
+from vlnr1_ros.navigation.errors import UserError
+from vlnr1_ros.navigation.memory import Average, History
 from vlnr1_ros.navigation.prompt import Template
 from vlnr1_ros.policy.load import load_policy
 
@@ -115,6 +118,24 @@ def test_lora_touches_only_the_language_model(model, data, tmp_path):
     assert changed and all('_proj' in n and 'visual' not in n for n in changed)
 
 
+@pytest.mark.parametrize('how', ['fsdp', 'zero3'])
+def test_lora_is_refused_where_no_process_holds_whole_weights(how, model, data, tmp_path,
+                                                              monkeypatch):
+    what, config = sft.parse(arguments(model, data, tmp_path / 'out', '--lora'))
+    if how == 'fsdp':   # as accelerate launch says it
+        monkeypatch.setenv('ACCELERATE_USE_FSDP', 'true')
+    else:
+        settings = HfDeepSpeedConfig({'zero_optimization': {'stage': 3}})
+        deepspeed.set_hf_deepspeed_config(settings)
+    try:
+        for stage in sft, rft:
+            with pytest.raises(UserError, match='--lora .*FSDP or ZeRO-3'):
+                stage.make_trainer(what, config)
+        assert sft.adapters(replace(what, lora=False), config) is None
+    finally:
+        deepspeed.unset_hf_deepspeed_config()
+
+
 def test_frozen_vision_keeps_its_weights(model, data, tmp_path):
     out = tmp_path / 'out'
     assert call('sft', arguments(model, data, out, '--freeze_vision', '--max_steps', '1')) == 0
@@ -134,6 +155,19 @@ def test_conversation_json_gives_the_same_rows(model, data, tmp_path):
         assert ours['prompt'] == theirs['prompt'] and ours['completion'] == theirs['completion']
         for a, b in zip(ours['images'], theirs['images'], strict=True):
             assert np.array_equal(np.array(a), np.array(b))
+
+
+def test_a_json_of_another_camera_or_history_than_the_card_is_told(model, data, tmp_path, capsys):
+    path = tmp_path / 'conversations.json'
+    export(data, 'train', path, str(model))
+    arguments = sft.SftArguments(str(model), [str(path)], image_folder=str(tmp_path))
+    sft.load_data(arguments, 0)
+    assert not capsys.readouterr().err
+    replace(CARD, camera=replace(CARD.camera, hfov_deg=60.0), sampler=Average(3)).save(tmp_path)
+    sft.load_data(arguments, 0)
+    told = capsys.readouterr().err
+    assert told.count('warning') == 2 and 'hfov is 60.0 deg' in told
+    assert 'history was chosen by Average(count=3)' in told
 
 
 def test_global_batch_decides_accumulation(model, data, tmp_path):
@@ -172,6 +206,12 @@ def broken_json(data, tmp_path, **change):
     ('larger frames', ['56x56', '28x28', '--frame-size']),
     ('no output', ['--output_dir']),
     ('batch', ['20', '6']),
+    ('empty batch', ['per_device_train_batch_size is 0']),
+    ('no rank', ['positive', '0']),
+    ('no such layers', ['nothing']),
+    ('no expression', ['unterminated']),
+    ('no limit', ['limit is 0']),
+    ('limit below zero', ['limit is -1']),
     ('no model', ['missing']),
     ('cut weights', ['cannot be loaded']),
     ('image count', ['record 0', '2 images']),
@@ -205,6 +245,14 @@ def test_bad_input_ends_in_one_line(case, words, model, data, tmp_path, capsys):
         del command[at:at + 2]
     elif case == 'batch':
         command += ['--global_batch', '20']
+    elif case == 'empty batch':
+        command += ['--per_device_train_batch_size', '0', '--global_batch', '6']
+    elif case == 'no rank':
+        command += ['--lora', '--lora_rank', '0']
+    elif case in ('no such layers', 'no expression'):
+        command += ['--lora', '--lora_targets', 'nothing' if case == 'no such layers' else '(']
+    elif case in ('no limit', 'limit below zero'):
+        command += ['--limit', '0' if case == 'no limit' else '-1']
     elif case == 'no model':
         command = arguments(tmp_path / 'missing', data, out)
     elif case == 'cut weights':

@@ -8,7 +8,13 @@ import pytest
 from driver_process import DriverProcess, Robot
 from spun_node import fresh_domain
 
-from vlnr1_ros.nodes.sockets import OLD_PROFILE, PROFILE, TRANSPORTS, sockets_only
+from vlnr1_ros.nodes.sockets import (
+    OLD_PROFILE,
+    PROFILE,
+    TRANSPORTS,
+    changes,
+    sockets_only,
+)
 from vlnr1_ros.resources import shipped
 
 SHARED = ('/dev/shm/fastrtps_', '/dev/shm/fastdds_')
@@ -23,9 +29,9 @@ def shares(maps):
 
 def told(environment):
     """(the profile's name, all other changes, the warning)."""
-    changes, warning = sockets_only(environment)
-    profile = changes.pop(PROFILE, None) or changes.pop(OLD_PROFILE, None)
-    return profile and Path(profile).name, changes, warning
+    changed, warning = sockets_only(environment)
+    profile = changed.pop(PROFILE, None) or changed.pop(OLD_PROFILE, None)
+    return profile and Path(profile).name, changed, warning
 
 
 @pytest.mark.smoke
@@ -64,30 +70,44 @@ def test_a_child_is_told_the_same_again():
     assert sockets_only({**first, RANGE: 'LOCALHOST'}) == (first, '')
 
 
+def in_profile(tmp_path, inside, version=(2, 14), **more):
+    """(changes, warning) beside a profile of the user's."""
+    path = tmp_path / 'mine.xml'
+    path.write_text(f'<dds xmlns="http://www.eprosima.com"><!-- no SHM -->{inside}</dds>')
+    return changes({PROFILE: str(path), OLD_PROFILE: str(path), **more}, version)
+
+
 @pytest.mark.smoke
-def test_the_users_own_profile_stays_and_is_not_given_memory(tmp_path):
-    plain, shared = tmp_path / 'plain.xml', tmp_path / 'shared.xml'
-    plain.write_text('<dds/>')
-    shared.write_text('<type>SHM</type>')
+@pytest.mark.parametrize('version', [(2, 14), (3, 2)])
+def test_the_users_own_profile_stays_and_is_not_given_memory(tmp_path, version):
+    assert in_profile(tmp_path, '', version) == ({TRANSPORTS: 'UDPv4'}, '')
+    own = '<useBuiltinTransports>false</useBuiltinTransports>'
+    assert in_profile(tmp_path, f'{own}<type>UDPv4</type>', version) == ({}, '')
+    assert in_profile(tmp_path, '<builtinTransports>UDPv4</builtinTransports>',
+                      version) == ({}, '')
+    for inside in (f'{own}<type>SHM</type>', '<builtinTransports>LARGE_DATA</builtinTransports>'):
+        changed, warning = in_profile(tmp_path, inside, version)
+        assert changed == {} and 'mine.xml' in warning
+    changed, warning = in_profile(tmp_path, '', version, **{RANGE: 'LOCALHOST'})
+    assert changed == {} and f'{RANGE}=LOCALHOST' in warning
 
-    def with_profile(path, **more):
-        return sockets_only({PROFILE: str(path), OLD_PROFILE: str(path), **more})
 
-    assert with_profile(plain) == ({TRANSPORTS: 'UDPv4'}, '')
-    assert with_profile(tmp_path / 'absent.xml') == ({TRANSPORTS: 'UDPv4'}, '')
-    changes, warning = with_profile(shared)
-    assert changes == {} and f'SHM in {shared}' in warning
-    changes, warning = with_profile(plain, **{RANGE: 'LOCALHOST'})
-    assert changes == {} and f'{RANGE}=LOCALHOST' in warning
+@pytest.mark.smoke
+def test_an_older_one_that_reads_no_variable_is_given_a_profile_or_warned_of(tmp_path):
+    humble = (2, 6)
+    assert changes({TRANSPORTS: 'UDPv4'}, humble)[0].keys() == {OLD_PROFILE}
+    changed, warning = in_profile(tmp_path, '', humble)
+    assert changed == {} and 'no transports in' in warning
 
 
 @pytest.mark.smoke
 @pytest.mark.parametrize('set_by_user, warned', [
-    ({TRANSPORTS: 'UDPv4'}, False), ({TRANSPORTS: 'LARGE_DATA'}, True),
+    ({TRANSPORTS: 'UDPv4'}, False), ({TRANSPORTS: 'UDPv4?sockets_size=4MB'}, False),
+    ({TRANSPORTS: 'LARGE_DATA'}, True),
     ({RANGE: 'LOCALHOST', 'ROS_STATIC_PEERS': '10.0.0.2'}, True)])
 def test_other_settings_of_the_user_stay(set_by_user, warned):
-    changes, warning = sockets_only(set_by_user)
-    assert changes == {} and bool(warning) == warned
+    changed, warning = changes(set_by_user, (2, 14))
+    assert changed == {} and bool(warning) == warned
 
 
 @pytest.mark.smoke
@@ -98,7 +118,7 @@ def test_a_profile_without_transports_shares_no_memory_any_more(tmp_path):
                        '<name>mine</name></rtps></participant></profiles></dds>')
     mine = {**os.environ, PROFILE: str(profile), OLD_PROFILE: str(profile), RANGE: 'OFF'}
     mine.pop(TRANSPORTS, None)
-    for changes, expected in (({}, True), (sockets_only(mine)[0], False)):
-        done = subprocess.run([sys.executable, '-c', BARE], env={**mine, **changes},
+    for changed, expected in (({}, True), (sockets_only(mine)[0], False)):
+        done = subprocess.run([sys.executable, '-c', BARE], env={**mine, **changed},
                               capture_output=True, text=True, check=True)
         assert shares(done.stdout) == expected

@@ -19,12 +19,18 @@ import numpy as np
 from training.evaluate import evaluate
 from training.evaluate_config import EvaluateConfig
 from vlnr1_ros.navigation.card import NavigationCard
+from vlnr1_ros.navigation.errors import UserError
 
 
 def mean_success(lines: list[dict]) -> float:
-    """Success at the named object, averaged over tiers of equal weight."""
+    """Success at the named object, averaged over tiers of equal weight.
+
+    UserError when an episode ended in an error: its tier is not known.
+    """
     tiers: dict = {}
     for line in lines:
+        if 'error' in line:
+            raise UserError(f'episode {line["episode_id"]} ended in an error: {line["error"]}')
         tiers.setdefault(line['tier'], []).append(line.get('grounded_success', 0.0))
     return float(np.mean([np.mean(values) for values in tiers.values()]))
 

@@ -4,11 +4,13 @@
     vlnr1 ego check imported --card runs/model
 
 The turn angle and the offset between a frame and its first label are measured from the images
-(`ego_motion`), not read from the files. Ends with exit code 1 where something does not fit.
+(`ego_motion`), not read from the files. A card is compared with the samples' own, where they have
+one, in prompt and history rule as well. Ends with exit code 1 where something does not fit.
 """
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -125,8 +127,24 @@ def prompt_faults(card: NavigationCard) -> list[str]:
             if abs(float(value) - getattr(card.action_set, name)) > 1e-6]
 
 
-def report(found: Findings) -> str:
-    """The findings as text."""
+def card_faults(card: NavigationCard, own: NavigationCard) -> list[str]:
+    """Where a card asks or remembers otherwise than the samples' own card, in words."""
+    found = []
+    mine, theirs = card.template.text, own.template.text
+    if mine != theirs:
+        same = len(os.path.commonprefix([mine, theirs]))
+        found.append(f"the card's prompt is not that of the samples: after {same} characters it "
+                     f'has {mine[same:same + 40]!r}, theirs {theirs[same:same + 40]!r}')
+    for what, mine, theirs in (
+            ('history_separator', card.template.history_separator, own.template.history_separator),
+            ('history rule', card.sampler, own.sampler)):
+        if mine != theirs:
+            found.append(f"the card's {what} is {mine!r}, that of the samples {theirs!r}")
+    return found
+
+
+def report(found: Findings, card: NavigationCard | None = None) -> str:
+    """The findings as text. card: the one that the samples were compared with."""
     turn = '-' if found.turn_deg is None else f'{found.turn_deg:g}'
     shares = ', '.join(f'{offset:+d}: {share:.0%}' for offset, share in found.agreement.items())
     lines = [f'{found.episodes} episodes, {found.motions} motions between frames',
@@ -134,7 +152,8 @@ def report(found: Findings) -> str:
              f'frames explained by label offset    {shares or "too few motions to tell"}',
              f'labels past the end that are stop   '
              f'{"-" if found.padded is None else format(found.padded, ".0%")}',
-             f'episodes that end with stop         {found.stopped:.0%}']
+             f'episodes that end with stop         {found.stopped:.0%}',
+             f'history rule of the card            {card.sampler if card else "no card"}']
     return '\n'.join([*lines, *(f'FAULT: {fault}' for fault in found.faults)]
                      + ([] if found.faults else ['no fault found']))
 
@@ -146,23 +165,25 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add('folder', type=Path, help='VLN-Ego samples')
     add('--split', default='train', help='which split (default: train)')
-    add('--card', help='checkpoint whose actions, horizon and frames the samples must serve\n'
-        '(default: the card in the folder, where it has one)')
+    add('--card', help='checkpoint whose actions, horizon and frames the samples must serve, and '
+        'whose prompt and history rule must be those of the card in the folder, where it has one '
+        '(default: that card)')
     add('--episodes', type=int, default=20, help='measure this many (default: 20)')
     add('--seed', type=int, default=0, help='draws them')
     args = parser.parse_args(argv)
     if args.episodes < 1:
         raise UserError(f'--episodes {args.episodes} must be 1 or more')
     data = EgoDataset(args.folder, args.split)
+    own = NavigationCard.load(args.folder) if (args.folder / FILE_NAME).is_file() else None
+    card = NavigationCard.load(args.card) if args.card else own
     found = inspect(data, args.episodes, args.seed)
-    card_folder = args.card or ((args.folder / FILE_NAME).is_file() and args.folder)
-    if card_folder:
+    if card:
+        found.faults += prompt_faults(card) + (card_faults(card, own) if own else [])
         try:
-            card = NavigationCard.load(card_folder)
-            found.faults += data.check(card) + prompt_faults(card)
+            found.faults += data.check(card)
         except UserError as error:
             found.faults.append(str(error))
-    print(report(found))
+    print(report(found, card))
     return 1 if found.faults else 0
 
 

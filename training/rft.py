@@ -1,10 +1,10 @@
 """Reinforcement fine-tuning (arXiv 2506.17221, section 3.3) with TRL's GRPOTrainer.
 
     vlnr1 rft --model runs/sft --data ego --output_dir runs/rft
-    vlnr1 rft --model models/nano --data ego84 --output_dir runs/nano_rft --learning_rate 1e-5 \
+    vlnr1 rft --model models/nano --data ego84 --output_dir runs/nano_rft --learning_rate 5e-5 \
         --per_device_train_batch_size 64 --max_steps 200 --eval_data data
     vlnr1 rft --model models/nano --data data --closed_loop --output_dir runs/nano_driven \
-        --tiers door --learning_rate 1e-5 --per_device_train_batch_size 128
+        --tiers door --learning_rate 5e-5 --per_device_train_batch_size 128
     accelerate launch -m training.rft --config ...        several GPUs
 
 Answers are sampled for decisions of VLN-Ego and compared with the expert's next actions; no
@@ -24,9 +24,10 @@ from packaging.version import Version
 from training import recipe, rewards, rft_episodes
 from training.closed_loop import ClosedLoop
 from training.resumable import ResumableGrpoTrainer
-from training.rft_config import NavRftConfig, RftArguments
+from training.rft_config import OF_DECISIONS, OF_RUNS, NavRftConfig, RftArguments
 from training.sft import (
     adapters,
+    built,
     load_data,
     load_model,
     set_accumulation,
@@ -83,7 +84,10 @@ def prepare(config: NavRftConfig, processor, card: NavigationCard) -> None:
         config.max_completion_length = grammar.max_tokens + 1
     markup = [number for number, token in processor.tokenizer.added_tokens_decoder.items()
               if token.special and number != grammar.end]
-    config.generation_kwargs = {'suppress_tokens': markup, **(config.generation_kwargs or {})}
+    # transformers and vLLM have different words for it; -100 is the least that vLLM takes
+    never = {'logit_bias': dict.fromkeys(markup, -100.0)} if config.use_vllm \
+        else {'suppress_tokens': markup}
+    config.generation_kwargs = {**never, **(config.generation_kwargs or {})}
     processor.tokenizer.padding_side = 'left'
 
 
@@ -103,7 +107,7 @@ def make_trainer(arguments: RftArguments, config: NavRftConfig,
     if (Path(arguments.model) / ADAPTER_FILE).is_file():
         raise UserError(f'{arguments.model} is an adapter; RFT starts from, and stays near, a '
                         'whole checkpoint: the one that vlnr1 sft --lora wrote')
-    more = {}
+    lora, more = adapters(arguments, config), {}
     if arguments.closed_loop:
         rows, card, more['drivers'] = rft_episodes.load_episodes(arguments, config)
         more['run_decisions'] = arguments.run_decisions
@@ -112,18 +116,34 @@ def make_trainer(arguments: RftArguments, config: NavRftConfig,
     else:
         rows, card = load_data(arguments, config.seed, as_column=True)
         functions, config.reward_weights = reward_functions(arguments, card)
+    check_enough(len(rows), arguments, config)
+    callbacks = [ClosedLoop(arguments, Path(config.output_dir), card)] if arguments.eval_data \
+        else None
     model, processor = load_model(arguments)
     prepare(config, processor, card)
     # RFT stays near the model it began with, and so does the threshold of stop.
-    card = replace(trained_card(card, 'rft', arguments, config, 'num_generations', 'beta',
-                                'epsilon', 'loss_type', 'temperature', 'scale_rewards'),
-                   stop_bias=card.stop_bias)
-    callbacks = [ClosedLoop(arguments, Path(config.output_dir))] if arguments.eval_data else None
-    trainer = (kind or trainer_class(config, model))(
-        model=model, args=config, train_dataset=rows, processing_class=processor,
-        reward_funcs=functions, peft_config=adapters(arguments), callbacks=callbacks,
-        card=card, **more)
+    trained = trained_card(card, 'rft', arguments, config, 'num_generations', 'beta', 'epsilon',
+                           'loss_type', 'temperature', 'scale_rewards')
+    unused = OF_DECISIONS if arguments.closed_loop else OF_RUNS
+    card = replace(trained, stop_bias=card.stop_bias, recipe={
+        name: value for name, value in trained.recipe.items() if name not in unused})
+    trainer = built(
+        kind or trainer_class(config, model), model=model, args=config, train_dataset=rows,
+        processing_class=processor, reward_funcs=functions, peft_config=lora,
+        callbacks=callbacks, card=card, **more)
     return trainer, card
+
+
+def check_enough(count: int, arguments: RftArguments, config: NavRftConfig) -> None:
+    """UserError where `count` prompts make no update: what fills none is left out."""
+    wanted = config.generation_batch_size // config.num_generations
+    if arguments.closed_loop:
+        wanted //= arguments.run_decisions
+    if count < wanted:
+        raise UserError(
+            f'{count} {"episodes" if arguments.closed_loop else "decisions"} fill no update, '
+            f'which takes {wanted} ({config.generation_batch_size} answers in groups); give more '
+            '--data, or a smaller global_batch or per_device_train_batch_size')
 
 
 def main(argv: list[str] | None = None) -> int:

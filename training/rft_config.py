@@ -2,14 +2,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from trl import GRPOConfig
 
 from training import rewards
-from training.sft_config import SftArguments
+from training.sft_config import SftArguments, check_run
 from vlnr1_ros.navigation.errors import UserError
+
+OF_DECISIONS = ('reward', 'gamma', 'raw', 'format_weight', 'stop_weight', 'image_folder')
+OF_RUNS = ('run_decisions', 'run_max_steps', 'environments', 'progress_weight', 'success_weight',
+           'efficiency_weight')
+"""Arguments that are of use without, and with, closed_loop only."""
 
 
 @dataclass
@@ -52,9 +57,10 @@ class RftArguments(SftArguments):
     eval_max_steps: int = field(default=150, metadata={'help':
         'actions after which an episode of a trial ends'})
     eval_workers: int = field(default=0, metadata={'help':
-        'processes of a trial (0: one a core)'})
+        'processes of a trial (0: one a core, or one in all where there is a GPU)'})
 
     def __post_init__(self):
+        super().__post_init__()
         rewards.sequence_reward(self.reward, [], [0], self.gamma)
         for name in ('format_weight', 'stop_weight', 'progress_weight', 'success_weight',
                      'efficiency_weight'):
@@ -63,10 +69,19 @@ class RftArguments(SftArguments):
         for name in ('eval_episodes', 'run_decisions', 'run_max_steps', 'environments'):
             if getattr(self, name) < 1:
                 raise UserError(f'{name} is {getattr(self, name)}; give 1 or more')
+        given = [f.name for f in fields(self)
+                 if f.name in OF_DECISIONS and getattr(self, f.name) != f.default]
+        if self.closed_loop and given:
+            raise UserError('closed_loop reads no samples, and what a run achieved is its reward: '
+                            f'leave out {", ".join(given)}')
         if self.closed_loop and not (self.progress_weight or self.success_weight
                                      or self.efficiency_weight):
             raise UserError('progress_weight, success_weight and efficiency_weight are all 0: '
                             'nothing would be worth anything')
+
+LOSSES = ('grpo', 'dapo', 'dr_grpo', 'bnpo', 'cispo', 'sapo', 'luspo', 'vespo')
+SCALES = ('group', 'batch', 'none', True, False)
+"""What TRL's GRPOConfig takes as loss_type and scale_rewards (a file may say true and false)."""
 
 
 @dataclass
@@ -81,7 +96,7 @@ class NavRftConfig(GRPOConfig):
     global_batch: int | None = field(default=None, metadata={'help':
         'answers per update over all processes: sets gradient_accumulation_steps'})
     learning_rate: float = field(default=1e-6, metadata={'help':
-        'peak learning rate: one or two orders below that of SFT, or the policy collapses'})
+        'peak learning rate: a tenth of that of SFT or less, or the policy collapses'})
     num_train_epochs: float = field(default=1.0, metadata={'help': 'times through the data'})
     num_generations: int = field(default=8, metadata={'help': 'answers to one prompt: the group'})
     beta: float = field(default=0.04, metadata={'help':
@@ -93,13 +108,17 @@ class NavRftConfig(GRPOConfig):
         'recompute activations to save memory. Default: where there is a GPU'})
 
     def __post_init__(self):
-        if not self.output_dir:
-            raise UserError('no output_dir; give --output_dir, the folder for the checkpoint')
+        check_run(self)
         if self.num_generations < 2:
             raise UserError(f'num_generations is {self.num_generations}; an advantage needs a '
                             'group of 2 or more')
         if self.beta < 0.0:
             raise UserError(f'beta is {self.beta}; a KL weight is 0 or more')
+        # which TRL looks at when the first answers have been sampled
+        for name, known in (('loss_type', LOSSES), ('scale_rewards', SCALES)):
+            if getattr(self, name) not in known:
+                raise UserError(f'{name} {getattr(self, name)!r} is unknown; give one of '
+                                f'{", ".join(map(str, known))}')
         self._check_groups()
         gpu = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:

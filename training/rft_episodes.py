@@ -26,6 +26,7 @@ from training.episode import decisions_of
 from training.evaluate_config import EvaluateConfig, environment_config
 from training.resumable import EpochSampler
 from training.rft_config import RftArguments
+from training.sft import drawn
 from training.shared_grpo import SharedGrpoTrainer
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
@@ -166,6 +167,8 @@ def load_episodes(arguments: RftArguments, config) -> tuple[Dataset, NavigationC
     rows = Dataset.from_dict({
         'episode_id': [e.episode_id for e in chosen],
         'prompt': [[{'role': 'user', 'content': e.instruction}] for e in chosen]})
+    if arguments.limit is not None:
+        rows = rows.select(sorted(drawn([len(rows)], arguments.limit, config.seed)))
     return rows, card, Drivers(environment, card, arguments.environments)
 
 
@@ -202,8 +205,8 @@ class EpisodeGrpoTrainer(SharedGrpoTrainer):
         group, each = self.num_generations, self._run_decisions
         ids = [row['episode_id'] for row in inputs[::group * each] for _ in range(group)]
         runs = self._drivers.drive(ids, self._drive_on)
-        drawn = [[run.decisions[i] for i in drawn_of(len(run.decisions), each)] for run in runs]
-        self._drawn = [(runs[at + g], drawn[at + g][k]) for at in range(0, len(runs), group)
+        chosen = [[run.decisions[i] for i in drawn_of(len(run.decisions), each)] for run in runs]
+        self._drawn = [(runs[at + g], chosen[at + g][k]) for at in range(0, len(runs), group)
                        for k in range(each) for g in range(group)]
         different = list({id(decision): decision for _, decision in self._drawn}.values())
         order = {id(decision): number for number, decision in enumerate(different)}

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 from peft import LoraConfig
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.utils import strtobool
 from trl import SFTTrainer
 
 from training import recipe
@@ -78,14 +81,27 @@ def drawn(parts: list[int], limit: int, seed: int) -> np.ndarray:
 
 def _given_card(arguments: SftArguments, data: Path) -> NavigationCard | None:
     """The card asked for, else the model's, else the one of the data."""
+    own = _card_in(data)
     if arguments.card:
-        return NavigationCard.load(arguments.card)
-    cards = [NavigationCard.load(folder) for folder in (Path(arguments.model), data)
-             if (folder / FILE_NAME).is_file()]
-    if len(cards) == 2 and cards[0].template != cards[1].template:
-        raise UserError(f'the prompt of {arguments.model} is not that of {data}; choose one with '
-                        f'--card {arguments.model} or --card {data}')
-    return cards[0] if cards else None
+        card = NavigationCard.load(arguments.card)
+    else:
+        card = _card_in(Path(arguments.model)) or own
+        if own and card.template != own.template:
+            raise UserError(f'the prompt of {arguments.model} is not that of {data}; choose one '
+                            f'with --card {arguments.model} or --card {data}')
+    if own and arguments.data[0].endswith('.json'):
+        # its frames are chosen and its cameras named nowhere but in the card beside it
+        differences = card.camera.differences(own.camera)
+        if card.sampler != own.sampler:
+            differences.append(f'history was chosen by {own.sampler}, the card says '
+                               f'{card.sampler}')
+        for difference in differences:
+            print(f'warning: in the data the {difference}', file=sys.stderr)
+    return card
+
+
+def _card_in(folder: Path) -> NavigationCard | None:
+    return NavigationCard.load(folder) if (folder / FILE_NAME).is_file() else None
 
 
 def load_model(arguments: SftArguments):
@@ -118,21 +134,38 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
 def make_trainer(arguments: SftArguments,
                  config: NavSftConfig) -> tuple[SFTTrainer, NavigationCard]:
     """The trainer, ready to run, and the card of what it will produce."""
+    lora = adapters(arguments, config)
     rows, card = load_data(arguments, config.seed)
     model, processor = load_model(arguments)
     set_accumulation(config)
     card = trained_card(card, 'sft', arguments, config)
-    trainer = ResumableTrainer(model=model, args=config, train_dataset=rows,
-                               processing_class=processor, peft_config=adapters(arguments),
-                               card=card)
+    trainer = built(ResumableTrainer, model=model, args=config, train_dataset=rows,
+                    processing_class=processor, peft_config=lora, card=card)
     return trainer, card
 
 
-def adapters(arguments: SftArguments) -> LoraConfig | None:
-    """The adapters to train, None for all weights."""
+def built(kind: type, **settings):
+    """A trainer of the class `kind`; UserError for what TRL, transformers or peft refuse."""
+    try:
+        return kind(**settings)
+    except (ValueError, re.error) as error:
+        raise UserError(f'training cannot be set up: {error}') from error
+
+
+def adapters(arguments: SftArguments, config) -> LoraConfig | None:
+    """The adapters to train, None for all weights.
+
+    UserError where a process holds a part of each weight only: it could not merge them.
+    """
+    if not arguments.lora:
+        return None
+    if config.fsdp or strtobool(os.environ.get('ACCELERATE_USE_FSDP', 'false')) \
+            or is_deepspeed_zero3_enabled():
+        raise UserError('--lora cannot be merged into weights that FSDP or ZeRO-3 have divided '
+                        'among the GPUs; leave --lora out, or start with accelerate launch '
+                        '--multi_gpu in place of that --config_file')
     return LoraConfig(r=arguments.lora_rank, lora_alpha=arguments.lora_alpha,
-                      target_modules=arguments.lora_targets,
-                      task_type='CAUSAL_LM') if arguments.lora else None
+                      target_modules=arguments.lora_targets, task_type='CAUSAL_LM')
 
 
 def trained_card(card: NavigationCard, method: str, arguments: SftArguments, config,

@@ -26,7 +26,8 @@ class SftArguments:
     image_folder: str | None = field(default=None, metadata={'help':
         'what image paths of a conversation JSON start from. Default: the folder of the JSON'})
     limit: int | None = field(default=None, metadata={'help':
-        'train on this many samples of each VLN-Ego folder or of the JSON, drawn by the seed'})
+        'train on this many samples of each VLN-Ego folder or of the JSON (closed loop: on this '
+        'many episodes), drawn by the seed'})
     dtype: str = field(default='float32', metadata={'help':
         'type the weights are loaded in. float32 lets small updates survive; bfloat16 halves '
         'the memory and suits LoRA', 'choices': ['float32', 'bfloat16']})
@@ -40,6 +41,19 @@ class SftArguments:
         default=r'.*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)',
         metadata={'help': 'regular expression of the layers that get adapters. Default: every '
                           'linear layer of the language model, none of the image encoder'})
+
+    def __post_init__(self):
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f'limit is {self.limit}; give 1 or more samples')
+
+
+def check_run(config) -> None:
+    """UserError for a trainer's settings without a folder, or samples, to work with."""
+    if not config.output_dir:
+        raise UserError('no output_dir; give --output_dir, the folder for the checkpoint')
+    if config.per_device_train_batch_size < 1:
+        raise UserError(f'per_device_train_batch_size is {config.per_device_train_batch_size}; '
+                        'give 1 or more')
 
 
 @dataclass
@@ -60,8 +74,7 @@ class NavSftConfig(SFTConfig):
         'tokens at which a sample is cut; the default never cuts, since half an image is none'})
 
     def __post_init__(self):
-        if not self.output_dir:
-            raise UserError('no output_dir; give --output_dir, the folder for the checkpoint')
+        check_run(self)
         gpu = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:
             self.bf16 = gpu and not self.fp16

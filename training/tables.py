@@ -7,8 +7,8 @@
 Each row is a short run of `vlnr1 sft`, `vlnr1 rft` or packed SFT from one checkpoint, evaluated on
 the same episodes as the checkpoint itself; commands are printed before they run. What is finished
 below --work is kept, and an interrupted run goes on, when the same command is given again.
-Differences are paired by episode: the mean over seeds of each episode, minus that of the first
-row, with a 95 % bootstrap interval over episodes.
+Differences are paired by episode: the mean over seeds of each episode, minus that of the
+checkpoint or of one row, with a 95 % bootstrap interval over episodes.
 """
 from __future__ import annotations
 
@@ -64,6 +64,8 @@ class Table:
     rows: tuple[Row, ...]
     train_tiers: tuple[str, ...] = ()
     """Default: those that are evaluated."""
+    base: str = PLAIN
+    """The row that the others are compared with."""
 
 
 def _samplers(**of_card):
@@ -91,12 +93,13 @@ TABLES = {
         'group of 2': '2', 'group of 4': '4', 'group of 8': None})),
     'actions': Table('predicted actions', ('door',), tuple(
         Row(f'{n} action{"s" if n > 1 else ""}', 'sft', SFT,
-            {'horizon': n, 'execute': min(n, 3)}) for n in (1, 4, 6, 8))),
+            {'horizon': n, 'execute': min(n, 3)}) for n in (1, 4, 6, 8)), base='6 actions'),
     'memory': Table('frames of the history', ('apartment',), _samplers(
         average_8=Average(8), average_16=Average(16), exponential=Exponential(8),
-        long_short=LongShort(), growing=Growing(3, 6, 6, 4))),
-    'generalisation': Table('RFT on rooms, tried elsewhere', ('door', 'apartment'), (
-        Row('RFT on rooms', flags=RFT),), train_tiers=('room',)),
+        long_short=LongShort(), growing=Growing(3, 6, 6, 4)), base='growing'),
+    # of a checkpoint that was trained within rooms only
+    'generalisation': Table('after SFT within rooms', ('door', 'apartment'), (
+        Row('RFT through one door', flags=RFT),), train_tiers=('door',)),
 }
 
 
@@ -176,9 +179,9 @@ def difference(seeds: list[list[dict]], base: list[list[dict]]
     return float(np.mean(paired)), metrics.mean_interval(paired)
 
 
-def markdown(title: str, found: dict[str, list[list[dict]]]) -> str:
-    """The table: SR of each row in percent, and its difference from the first."""
-    base = next(iter(found.values()))
+def markdown(title: str, found: dict[str, list[list[dict]]], base_name: str = PLAIN) -> str:
+    """The table: SR of each row in percent, and its difference from one of them."""
+    base = found[base_name]
     lines = [f'| {title} | seeds | episodes | SR (%) | difference, 95 % interval |',
              '|---|---|---|---|---|']
     for name, seeds in found.items():
@@ -191,19 +194,20 @@ def markdown(title: str, found: dict[str, list[list[dict]]]) -> str:
     return '\n'.join(lines)
 
 
-def draw(title: str, found: dict[str, list[list[dict]]], path: Path) -> None:
-    """A bar a row: difference of success from the first row, with its interval."""
+def draw(title: str, found: dict[str, list[list[dict]]], path: Path,
+         base_name: str = PLAIN) -> None:
+    """A bar a row: difference of success from one of them, with its interval."""
     from matplotlib import pyplot
 
-    names = list(found)[1:]
-    base = next(iter(found.values()))
+    base = found[base_name]
+    names = [name for name in found if name not in (PLAIN, base_name)]
     changes = [difference(found[name], base) for name in names]
     means = 100 * np.array([mean for mean, _ in changes])
     ends = 100 * np.array([interval for _, interval in changes])
     figure, axes = pyplot.subplots(figsize=(1.2 + 1.2 * len(names), 3.2), layout='constrained')
     axes.bar(names, means, yerr=abs(ends.T - means), capsize=4, color='#4c72b0', width=0.6)
     axes.axhline(0, color='black', linewidth=0.8)
-    axes.set_ylabel('change of SR (points)')
+    axes.set_ylabel(f'SR against "{base_name}" (points)')
     axes.set_title(title, fontsize=10)
     axes.tick_params(axis='x', labelsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -242,9 +246,10 @@ def main(argv: list[str] | None = None) -> int:
     keep_settings(args)
     for name in args.tables:
         found = fill(name, args)
-        print('\n' + markdown(TABLES[name].title, found) + '\n', flush=True)
+        table = TABLES[name]
+        print('\n' + markdown(table.title, found, table.base) + '\n', flush=True)
         if args.figures:
-            draw(TABLES[name].title, found, args.figures / f'{name}.png')
+            draw(table.title, found, args.figures / f'{name}.png', table.base)
     return 0
 
 

@@ -185,6 +185,8 @@ def free(config: EnvironmentConfig, episode_id: str, seconds: float, reliability
         team.sleep(TAIL_S)
         sent = {stamp for stamp, at in heard(listener, 'info').items() if from_ns <= at < to_ns}
         came = sent & set(heard(listener, 'image'))
+    if not sent:
+        raise GraphError(f'the bridge sent nothing within {seconds:g} s')
     return len(came) / ((to_ns - from_ns) * 1e-9), 1 - len(came) / len(sent)
 
 

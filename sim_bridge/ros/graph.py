@@ -59,8 +59,10 @@ def isolated_environment(log_dir: str | os.PathLike, domain_id: int | None = Non
     environment.setdefault('OMP_NUM_THREADS', '1')
     if os.environ.get('ROS_DISTRO') == 'humble':
         environment['ROS_LOCALHOST_ONLY'] = '1'  # Humble knows no discovery range
-    # A static peer or a super client would carry the traffic off the machine all the same.
-    for name in ('ROS_STATIC_PEERS', 'ROS_DISCOVERY_SERVER', 'ROS_SUPER_CLIENT'):
+    # A peer, a discovery server or a profile would carry the traffic off the machine all the same.
+    for name in ('ROS_STATIC_PEERS', 'ROS_DISCOVERY_SERVER', 'ROS_SUPER_CLIENT',
+                 'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE',
+                 'FASTDDS_BUILTIN_TRANSPORTS'):
         environment.pop(name, None)
     if sockets:
         environment.update(sockets_only(environment)[0])

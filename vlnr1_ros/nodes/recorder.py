@@ -93,6 +93,7 @@ class RecorderNode(Node):
         self._waiting_bytes = 0
         self._lock = threading.Lock()
         self._dropped = 0
+        self._stopped, self._drop_reason = False, ''   # as was said last: news is an event
         self._connect()
         self._thread = threading.Thread(target=self._work, name='writer', daemon=True)
         self._thread.start()
@@ -171,12 +172,15 @@ class RecorderNode(Node):
             status = parse_plan_status(message)
         except UserError:
             return
-        if status.state == DROPPED and status.reason not in (HOLD, REPLACED):
-            self._put(self._flight.event, time.monotonic(), f'plan dropped: {status.reason}')
+        reason = status.reason if status.state == DROPPED else ''
+        if reason not in ('', HOLD, REPLACED, self._drop_reason):
+            self._put(self._flight.event, time.monotonic(), f'plan dropped: {reason}')
+        self._drop_reason = reason
 
     def _on_emergency(self, _stamp_ns, message):
-        if message.data:
+        if message.data and not self._stopped:
             self._put(self._flight.event, time.monotonic(), 'emergency stop')
+        self._stopped = message.data
 
     def _on_save(self, _request, response):
         return self._ask(lambda: self._flight.save('~/save'), response)

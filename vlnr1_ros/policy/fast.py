@@ -97,21 +97,23 @@ class FastPolicy(LvlmPolicy):
 
         Raises UserError when there is not enough memory, even with empty caches.
         """
+        decoded = None
         try:
+            decoded = self.decide(histories)
+        except (RuntimeError, MemoryError) as error:
+            _check_memory(error)
+        if decoded is None:   # not within `except`: the error still holds what it was short of
+            self.forget()
             try:
                 decoded = self.decide(histories)
             except (RuntimeError, MemoryError) as error:
                 _check_memory(error)
                 self.forget()
-                decoded = self.decide(histories)
-        except (RuntimeError, MemoryError) as error:
-            _check_memory(error)
-            self.forget()
-            raise UserError(
-                f'out of memory on {self.device}, even with empty caches '
-                f'({first_line(error)}); give dtype bfloat16, a smaller model, or a card with '
-                'fewer or smaller frames'
-            ) from error
+                raise UserError(
+                    f'out of memory on {self.device}, even with empty caches '
+                    f'({first_line(error)}); give dtype bfloat16, a smaller model, or a card with '
+                    'fewer or smaller frames'
+                ) from None
         return {row: found.actions for row, found in decoded.items()}
 
     @torch.inference_mode()
