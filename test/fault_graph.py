@@ -220,8 +220,21 @@ class FaultGraph(Spun):
 
     def heal(self):
         """No fault any more."""
+        shift = self._time.shift
+
+        def clear_and_shift(message):
+            clear(message)
+            shift(message)
+
         self._time.heal()
-        self._rest.fault = {'scan': changed(clear)}
+        self._rest.fault = {'scan': changed(clear_and_shift), 'image_raw': changed(shift)}
+
+    def jump(self, seconds):
+        """The clock jumps, and with it the stamps of odometry, scans and images.
+
+        Only in free run: in lockstep the bridge knows no velocity of another time.
+        """
+        self._time.jump_ns = int(seconds * 1e9)
 
     def ask(self, client, request=None):
         """A service's response; without a request, a Trigger's."""
@@ -252,6 +265,11 @@ class FaultGraph(Spun):
             assert time.monotonic() < until_s
             self.instruction.publish(String(data=text))
             time.sleep(0.1)
+
+    def drives(self, told):
+        """Whether a plan that was taken after so many statuses is driven."""
+        return self.commands[-1][0] > 0.15 and any(
+            status.state == 'accepted' and status.of for status in self.statuses[told:])
 
     def drive_off(self, fast=lambda linear, angular: linear > 0.15):
         """Everything is well, and the base is in the middle of a plan."""
@@ -328,13 +346,20 @@ class TimeRelay(FaultRelay):
         self._clock = self._passed = None
         self._odometry_ns = -1
         self._due_s = 0.0
+        self._shift_ns = 0    # of all stamps
+        self.jump_ns = 0      # by which it is to change at the next tick, the clock first
         self.passed_ns = 0
         super().__init__(graph.context, TIME, ros_arguments=graph._alone)
         self.heal()
 
     def heal(self):
         """No fault but that time is kept."""
-        self.fault = {'clock': self._hold}
+        self.fault = {'clock': self._hold, 'odom': changed(self.shift)}
+
+    def shift(self, message):
+        """Stamp it by the clock that jumped."""
+        message.header.stamp = messages.time_message(
+            messages.time_ns(message.header.stamp) + self._shift_ns)
 
     def _hold(self, message):
         self._clock = message
@@ -364,8 +389,12 @@ class TimeRelay(FaultRelay):
                 self.publishers['clock'].publish(self._passed)
                 again_s = time.monotonic() + CLOCK_AGAIN_S
             time.sleep(0.001)
+        jump_ns, self.jump_ns = self.jump_ns, 0
+        self._shift_ns += jump_ns
+        stamp_ns += self._shift_ns
+        clock.clock = messages.time_message(stamp_ns)
         if stamp_ns > self.passed_ns:
             self._due_s = time.monotonic() + TICK_S
-        self.passed_ns = max(self.passed_ns, stamp_ns)
+        self.passed_ns = stamp_ns if jump_ns else max(self.passed_ns, stamp_ns)
         self._passed = clock
         self.publishers['clock'].publish(clock)

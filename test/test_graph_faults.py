@@ -6,28 +6,26 @@ test_driver_faults.py; here it is seen that the whole robot stops and how it goe
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from fault_graph import ENDED, FAR_M, TICK_S, TIMEOUT_S, FaultGraph
+from fault_graph import ENDED, FAR_M, PARAMETERS, TICK_S, TIMEOUT_S, FaultGraph
 from fault_relay import backwards, changed, frozen, late, lossy, silent
 from motion_sight import BEAMS, ahead_of, ray_cast
 from served_model import FaultyServer
 from spun_node import wait_until
 from std_msgs.msg import Bool
 
-from sim_bridge.ros.graph import end_with_parent
 from vlnr1_ros.nodes import messages
 
 EPISODE = 11   # across the apartment, more than 11 m
 AT_ONCE_S = 2 * TICK_S
 IMAGE_NS = 40_000_000
 HELD = 'an empty plan asks to hold'
-BUSY = 'while True: pass'
 RADIUS_M = 0.1   # of a thing
+TO_COLLISION_S = PARAMETERS['driver']['time_to_collision_s']
+LOST = ('no plan_status', 's old', 'stop')   # how a run may end when messages are lost
 
 
 @pytest.fixture(scope='module')
@@ -74,7 +72,7 @@ def test_a_killed_navigator_stops_the_base_and_a_new_one_waits_for_a_person(movi
     moving.drive_off()
 
 
-def test_a_stopped_navigator_stops_the_base(moving):
+def test_a_stopped_navigator_stops_the_base_and_then_goes_on_or_says_why_not(moving):
     pid = moving.processes['navigator'].pid
 
     def stopped():
@@ -83,7 +81,12 @@ def test_a_stopped_navigator_stops_the_base(moving):
 
     began_ns = hurt(moving, signal.SIGSTOP, stopped)
     moving.stops(began_ns, 'the navigator is silent')
+    told = len(moving.statuses)
     os.kill(pid, signal.SIGCONT)
+    # It sees first that the plan was dropped, or that the newest image is old.
+    moving.until(lambda: moving.state in ENDED or moving.drives(told), 10.0)
+    if moving.state in ENDED:
+        moving.navigator_says('s old')
     moving.drive_off()
 
 
@@ -118,9 +121,9 @@ def another_encoding(message):
 
 
 @pytest.mark.parametrize('fault, reason, good', [
-    (silent(), 's old', 0), (frozen(), 's old', 1), (late(50), 's old', 0),
+    (silent(), 's old', 0), (frozen(), 's old', 1),
     (changed(garbage), '100 bytes', 0), (changed(another_encoding), 'bayer_rggb8', 0)],
-    ids=['silent', 'frozen', 'late', 'garbage', 'encoding'])
+    ids=['silent', 'frozen', 'garbage', 'encoding'])
 def test_a_broken_camera_holds_the_base_until_it_is_well_and_somebody_says_so(
         moving, fault, reason, good):
     moving.spoil('image_raw', fault)
@@ -132,6 +135,22 @@ def test_a_broken_camera_holds_the_base_until_it_is_well_and_somebody_says_so(
     moving.pass_time(0.5)
     assert moving.commands[-1][:2] == (0.0, 0.0)
     moving.drive_off()
+
+
+def test_images_that_come_late_move_nobody_until_they_are_new_again(moving):
+    moving.spoil('image_raw', late(50))   # by 2 s, until when none comes
+    moving.stops(moving.now_ns + IMAGE_NS, HELD, stays_s=0.0)
+    assert moving.state in ENDED
+    moving.navigator_says('s old')
+    moving.say()
+    began = len(moving.commands)
+    moving.pass_time(2.0)
+    wait_until(lambda: moving.told['navigator']['image_age_s'] < '0.5')   # since one came
+    moving.pass_time(0.5)
+    assert {command[:2] for command in moving.commands[began:]} == {(0.0, 0.0)}
+    moving.navigator_says('waits for an image younger than')
+    moving.heal()
+    moving.goes_on()
 
 
 def shifted(message):
@@ -151,6 +170,7 @@ def test_broken_odometry_stops_the_base_and_the_run_goes_on_when_it_is_well(
         moving, fault, reason, within_s):
     moving.spoil('odom', fault)
     moving.stops(moving.now_ns, reason, within_s)
+    moving.navigator_says('waits for odometry younger than')
     moving.heal()
     moving.goes_on()
 
@@ -181,6 +201,13 @@ def test_a_broken_scan_stops_the_base_and_the_run_goes_on_when_it_is_well(
     moving.goes_on()
 
 
+def seen_from(pose, point):
+    """(metres ahead, metres to the left) of a point."""
+    x_m, y_m = point[0] - pose.x_m, point[1] - pose.y_m
+    cos, sin = math.cos(pose.yaw_rad), math.sin(pose.yaw_rad)
+    return cos * x_m + sin * y_m, cos * y_m - sin * x_m
+
+
 def test_an_obstacle_at_half_a_metre_is_never_touched_and_the_run_goes_on_without_it(moving):
     began_ns, centre = moving.now_ns, ahead_of(moving.poses[moving.now_ns][0], 0.5 + RADIUS_M)
 
@@ -195,9 +222,14 @@ def test_an_obstacle_at_half_a_metre_is_never_touched_and_the_run_goes_on_withou
 
     moving.spoil('scan', changed(appear))
     moving.stops(began_ns, 'seen by scan', 4 * TICK_S, stays_s=0.0)
+    began = len(moving.commands)
     moving.pass_time(3.0)
-    for pose, _, _ in list(moving.poses.values())[-200:]:
-        assert math.hypot(pose.x_m - centre[0], pose.y_m - centre[1]) > RADIUS_M + 0.2
+    for linear, _, stamp_ns in moving.commands[began:]:
+        pose = moving.poses[min(stamp_ns, max(moving.poses))][0]
+        ahead_m, aside_m = seen_from(pose, centre)
+        assert math.hypot(ahead_m, aside_m) > RADIUS_M + 0.2
+        if ahead_m > 0.0 and abs(aside_m) < RADIUS_M:
+            assert linear * TO_COLLISION_S < ahead_m - RADIUS_M, 'it comes closer slowly'
     moving.heal()
     moving.goes_on()
 
@@ -217,6 +249,7 @@ def test_cancel_in_the_middle_of_a_turn(running):
     began_ns = running.now_ns
     assert running.ask(running.cancel).success
     running.stops(began_ns, HELD)
+    assert running.state in ENDED
     running.navigator_says('cancelled')
     running.drive_off()
 
@@ -234,13 +267,21 @@ def test_a_new_instruction_in_the_middle_of_a_plan_begins_with_a_hold(moving):
 
 
 def test_a_third_of_everything_lost_breaks_no_limit_and_it_drives_or_says_why(moving):
-    began = len(moving.commands)
+    began, ends = len(moving.commands), set()
     for seed, topic in enumerate(('odom', 'scan', 'image_raw', 'plan', 'plan_status')):
         moving.spoil(topic, lossy(0.3, seed))
-    moving.pass_time(8.0)
+    moving.pass_time(4.0)
+    told = len(moving.statuses)
+
+    def drives():
+        if moving.state in ENDED:
+            ends.add(moving.states[-1]['reason'])
+            moving.say()
+        return moving.drives(told)
+
+    wait_until(drives, 120.0)   # a lost plan costs 3 s
+    assert all(any(known in end for known in LOST) for end in ends), ends
     moving.limits_hold(began)
-    if moving.commands[-1][:2] == (0.0, 0.0):
-        assert moving.states[-1]['reason']
     moving.drive_off()
     moving.limits_hold(began)
 
@@ -263,18 +304,4 @@ def test_a_remote_model_that_is_gone_is_waited_for(moving):
     back.close()
     moving.end('navigator')
     replace_navigator(moving)
-    moving.drive_off()
-
-
-def test_a_starved_processor_breaks_no_limit_and_the_run_goes_on(moving):
-    began = len(moving.commands)
-    busy = [subprocess.Popen([sys.executable, '-c', BUSY], preexec_fn=end_with_parent)
-            for _ in range(2)]
-    try:
-        moving.pass_time(4.0)
-    finally:
-        for each in busy:
-            each.kill()
-            each.wait()
-    moving.limits_hold(began)
     moving.drive_off()

@@ -1,25 +1,37 @@
 """Faults of the driver while the three processes drive in free run, where nobody waits."""
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
-from fault_graph import TICK_S, TIMEOUT_S, FaultGraph
+from fault_graph import ENDED, TICK_S, TIMEOUT_S, FaultGraph
 from spun_node import wait_until
+
+from sim_bridge.ros.graph import end_with_parent
 
 EPISODE = 11   # across the apartment, more than 11 m
 FREE = {'sim_bridge': {'lockstep': False, 'stamped': True, 'cmd_vel_timeout_s': TIMEOUT_S},
         'driver': {'odom_timeout_s': 0.5, 'heartbeat_timeout_s': 1.0, 'obstacle_timeout_s': 1.0},
         'navigator': {'image_timeout_s': 1.0}}   # generous: the machine may be busy
+HELD = 'an empty plan asks to hold'
+BUSY = 'while True: pass'
+STARVED = ('s old', 'no plan_status', 'stop')   # how a run may end
+
+
+@pytest.fixture(scope='module')
+def running(apartments, tmp_path_factory):
+    graph = FaultGraph(apartments, tmp_path_factory.mktemp('graph'), EPISODE, FREE, waits=False)
+    yield graph
+    graph.close()
 
 
 @pytest.fixture
-def moving(apartments, tmp_path):
+def moving(running):
     """The graph, driving towards its goal."""
-    graph = FaultGraph(apartments, tmp_path, EPISODE, FREE, waits=False)
-    under_way(graph)
-    yield graph
-    graph.close()
+    under_way(running)
+    return running
 
 
 def under_way(graph):
@@ -74,13 +86,66 @@ def test_a_driver_that_dies_or_hangs_is_outlived_by_the_base_which_stops(moving)
     stands_after(moving, began_ns, TIMEOUT_S + 3 * TICK_S)
     began = len(moving.commands)
     os.kill(driver.pid, signal.SIGCONT)
-    wait_until(lambda: len(moving.commands) > began)
-    assert moving.commands[-1][:2] == (0.0, 0.0), 'the old plan is over'
+    # It may have been stopped while it published; a new plan may follow at once.
+    wait_until(lambda: len(moving.commands) > began + 1)
+    assert (0.0, 0.0) in [c[:2] for c in moving.commands[began:began + 2]], 'the plan is over'
+    moving.drive_off()
+    moving.limits_hold(began)
+
+
+def stopped_in_a_plan(graph):
+    """Time stands still in the middle of a plan, and all that was said has been heard."""
+    while True:
+        graph.drive_off()
+        graph.held = True
+        time.sleep(0.3)
+        plan = graph.statuses[-1]
+        if plan.state in ('accepted', 'running') and graph.commands[-1][0] > 0.15:
+            return
+        graph.held = False
+
+
+def test_a_clock_that_jumps_stops_the_base_until_there_is_a_new_plan(running):
+    for jump_s in (2.0, -2.0):   # in this order, so that all is as it was before
+        stopped_in_a_plan(running)
+        began, told, before_ns = len(running.commands), len(running.statuses), running.now_ns
+        running.jump(jump_s)
+        running.held = False
+        # Back, a timer waits a period, in which odometry of the new time comes.
+        wait_until(lambda told=told: any(
+            'the clock jumped by' in status.reason or 'went back in time' in status.reason
+            for status in running.statuses[told:]))
+
+        def after(began=began, before_ns=before_ns):
+            return [c for c in running.commands[began:] if abs(c[2] - before_ns) > 1e9]
+
+        wait_until(after)
+        assert after()[0][:2] == (0.0, 0.0)
+        # Ahead, it may see the time before the image of that time, and ends the run.
+        wait_until(lambda told=told, ends=jump_s > 0: running.drives(told)
+                   or ends and running.state in ENDED)
+        if running.state in ENDED:
+            running.navigator_says('s old')
+
+
+def test_a_starved_processor_breaks_no_limit_and_it_drives_or_says_why(moving):
+    began, told = len(moving.commands), len(moving.statuses)
+    busy = [subprocess.Popen([sys.executable, '-c', BUSY], preexec_fn=end_with_parent)
+            for _ in range(2 * os.cpu_count())]
+    try:
+        wait_until(lambda: moving.drives(told) or moving.state in ENDED)
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
+    if moving.state in ENDED:
+        assert any(known in moving.states[-1]['reason'] for known in STARVED), moving.states[-1]
     moving.drive_off()
     moving.limits_hold(began)
 
 
 def test_interrupted_twice_all_end_cleanly_and_the_last_word_is_zero(moving):
+    told = len(moving.statuses)
     for _ in range(2):
         for process in moving.processes.values():
             process.send_signal(signal.SIGINT)
@@ -89,4 +154,8 @@ def test_interrupted_twice_all_end_cleanly_and_the_last_word_is_zero(moving):
         assert process.wait(30) == 0, moving.output(node)
         assert 'Traceback' not in moving.output(node), moving.output(node)
     wait_until(lambda: moving.commands[-1][:2] == (0.0, 0.0))
+    # the navigator may have ended first
+    wait_until(lambda: any(
+        status.state == 'dropped' and ('shutdown' in status.reason or HELD in status.reason)
+        for status in moving.statuses[told:]))
     moving.processes.clear()

@@ -12,6 +12,7 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from spun_node import Spun, fresh_domain, wait_until
 from std_msgs.msg import Header, String
@@ -91,7 +92,7 @@ class Robot(Spun):
 def navigator(domain_id, executor_class=SingleThreadedExecutor, **parameters):
     overrides = [Parameter(name, value=value)
                  for name, value in {'policy': 'forward', 'start_active': True,
-                                     **parameters}.items()]
+                                     'image_timeout_s': 60.0, **parameters}.items()]
     return Spun(domain_id, lambda context: NavigatorNode(
         context=context, parameter_overrides=overrides), spun_by(executor_class))
 
@@ -207,7 +208,7 @@ def test_bad_sentences_and_images_are_refused_and_the_node_lives(following):
 @pytest.mark.parametrize('silent, accepted', [('image', True), ('driver', False)])
 def test_who_goes_silent_while_the_robot_drives_is_named_and_it_holds(
         robot, domain_id, silent, accepted):
-    node = navigator(domain_id, image_timeout_s=0.3 if silent == 'image' else 60.0,
+    node = navigator(domain_id, image_timeout_s=1.0 if silent == 'image' else 60.0,
                      driver_timeout_s=0.5 if silent == 'driver' else 600.0)
     robot.wait_for_navigator()
     robot.say('go on')
@@ -220,6 +221,57 @@ def test_who_goes_silent_while_the_robot_drives_is_named_and_it_holds(
     assert f'{silent}_timeout_s' in robot.states[-1]['reason']
     wait_until(lambda: len(robot.plans) == 2)
     assert not robot.plans[1].poses
+    node.close()
+
+
+def test_nothing_is_decided_from_an_old_image_or_without_odometry_and_what_lacks_is_named(
+        robot, domain_id):
+    node = navigator(domain_id, image_timeout_s=1.0)
+    robot.wait_for_navigator()
+    robot.say('go on')
+    wait_until(lambda: robot.state == 'waiting')
+    said_ns = time.time_ns()
+    time.sleep(1.2)
+    robot.see(stamp_ns=said_ns)   # after the sentence, but late
+    time.sleep(0.3)
+    assert not robot.plans and 'an image younger than' in robot.states[-1]['reason']
+
+    def seen_without_odometry():
+        robot.image.publish(
+            messages.image(np.zeros((8, 8, 3), np.uint8), 'rgb8', time.time_ns(), 'camera'))
+        return 'odometry younger than' in robot.states[-1]['reason']
+
+    wait_until(seen_without_odometry)
+    assert robot.state == 'waiting' and not robot.plans
+    wait_until(lambda: robot.see() and robot.plans)
+    node.close()
+
+
+def test_after_a_clock_that_went_back_images_are_still_looked_at(robot, domain_id):
+    node = navigator(domain_id, use_sim_time=True, image_timeout_s=10.0)
+    clock = robot.node.create_publisher(Clock, '/clock', 10)
+
+    def it_is(time_s):
+        def told():
+            clock.publish(Clock(clock=messages.time_message(int(time_s * 1e9))))
+            return messages.time_ns(robot.heartbeats[-1].stamp) == int(time_s * 1e9)
+        wait_until(told)
+
+    robot.wait_for_navigator()
+    wait_until(clock.get_subscription_count)
+    it_is(100.0)
+    robot.say('go on')
+    wait_until(lambda: robot.state == 'waiting')
+    robot.see(stamp_ns=100_000_000_001)
+    wait_until(lambda: robot.state == 'executing')
+    robot.report(robot.plans[0], 'accepted', 0, 3)
+    robot.see(stamp_ns=100_100_000_000)   # it is looked at
+    time.sleep(0.3)
+    it_is(50.0)
+    it_is(58.0)
+    robot.see(encoding='yuv422', stamp_ns=58_000_000_000)
+    wait_until(lambda: robot.state == 'failed')
+    assert 'yuv422' in robot.states[-1]['reason']
     node.close()
 
 

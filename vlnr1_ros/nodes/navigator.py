@@ -27,7 +27,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from ..motion.stuck import StuckRule
 from ..navigation.errors import UserError
-from ..navigation.run_state import DECIDING, EXECUTING, UNCONFIGURED
+from ..navigation.run_state import DECIDING, EXECUTING, UNCONFIGURED, WAITING
 from ..policy.base import Policy
 from ..policy.load import free_memory
 from . import messages, runtime
@@ -70,7 +70,7 @@ class NavigatorNode(ManagedNode):
         self._policy_trouble = ''      # why the policy is not available
         self._ask_again_ns: int | None = None
         self._status_at_ns = self._steady_ns()
-        self._shown_ns = 0             # when the newest image was taken (the node's clock)
+        self._shown_ns = 0             # when the newest image was taken, by its stamp
         self._read_ns = 0              # when one was read
         self._connect()
         self.changed()
@@ -183,13 +183,17 @@ class NavigatorNode(ManagedNode):
 
     def _on_image(self, message):
         self._health.image()
-        stamp_ns, now_ns = messages.time_ns(message.header.stamp), runtime.now_ns(self)
+        stamp_ns = messages.time_ns(message.header.stamp)
         if stamp_ns != self._pilot.newest_image_ns:   # a repeated image is no news
-            self._shown_ns = min(stamp_ns, now_ns)
-        if (self._pilot.state == EXECUTING and not self._config.lockstep
-                and now_ns - self._read_ns > 0.5e9 * self._config.image_timeout_s):
-            self._read_ns = now_ns
-            self._rgb(message)   # UserError: who can not see does not drive on
+            self._shown_ns = stamp_ns
+        if not self._config.lockstep:
+            if self._image_age_s() > self._config.image_timeout_s:
+                return   # nothing is decided from it; `_watch` says so
+            now_ns = runtime.now_ns(self)
+            if (self._pilot.state == EXECUTING
+                    and now_ns - self._read_ns > 0.5e9 * self._config.image_timeout_s):
+                self._read_ns = now_ns
+                self._rgb(message)   # UserError: who can not see does not drive on
         self._pilot.image(stamp_ns, message)
         self._on_answer()   # one that was held back
         if self._config.lockstep:
@@ -276,17 +280,37 @@ class NavigatorNode(ManagedNode):
             self._pilot.pause(False)
 
     def _watch(self):
-        """Hold when the camera is silent, frozen or late, or the driver is silent."""
+        """Hold when the camera is silent, frozen or late, or the driver is silent.
+
+        While an image is waited for, say what is too old to decide from.
+        """
         pilot, config = self._pilot, self._config
-        if self.phase != ACTIVE or pilot.state != EXECUTING:
+        if self.phase != ACTIVE:
             return
-        age_s = (runtime.now_ns(self) - self._shown_ns) * 1e-9
-        if age_s > config.image_timeout_s:
-            pilot.fail(f'the newest image is {age_s:.2f} s old, more than image_timeout_s '
-                       f'{config.image_timeout_s:g}: the camera is silent, frozen or late')
+        age_s, limit = self._image_age_s(), f'image_timeout_s ({config.image_timeout_s:g} s)'
+        if pilot.state == WAITING:
+            if age_s > config.image_timeout_s:
+                pilot.reason = f'waits for an image younger than {limit}'
+            elif self._odometry_age_s() > config.image_timeout_s:
+                pilot.reason = f'waits for odometry younger than {limit}'
+        elif pilot.state != EXECUTING:
+            return
+        elif age_s > config.image_timeout_s:
+            pilot.fail(f'the newest image is {age_s:.2f} s old, more than {limit}: the camera is '
+                       'silent, frozen or late')
         elif self._steady_ns() - self._status_at_ns > config.driver_timeout_s * 1e9:
             pilot.fail(f'no plan_status for {config.driver_timeout_s:g} s (driver_timeout_s): is '
                        'the driver running?')
+
+    def _image_age_s(self) -> float:
+        """Age of the newest image; a clock that went back leaves nothing in the future."""
+        now_ns = runtime.now_ns(self)
+        self._shown_ns, self._read_ns = min(self._shown_ns, now_ns), min(self._read_ns, now_ns)
+        return (now_ns - self._shown_ns) * 1e-9
+
+    def _odometry_age_s(self) -> float:
+        self._hear_odometry()
+        return (runtime.now_ns(self) - (self._base.newest_ns or 0)) * 1e-9
 
     # What is done
 

@@ -63,8 +63,8 @@ class NavigatorConfig:
         0.5, 'after a refused plan, or when the policy is not available, ask again from an image '
         'this much later', 's', 0.0, 60.0)
     image_timeout_s: float = live(
-        1.0, 'hold when the newest image is older than this, be the camera silent, frozen or late '
-        '(not in lockstep)', 's', 0.05, 60.0)
+        1.0, 'hold when the newest image is older than this, be the camera silent, frozen or '
+        'late; no decision is made from one that is (not in lockstep)', 's', 0.05, 60.0)
     driver_timeout_s: float = live(
         15.0, 'give up when the driver is silent about a plan for this long (not in lockstep)',
         's', 0.5, 600.0)
