@@ -48,7 +48,7 @@ class NavigatorConfig:
         'in which time stands still meanwhile does not', 's', 0.0, 60.0)
     # asked of the node when a run begins, so that a simulator can give every episode its own
     seed: int = live(0, 'of whatever is random in the policy; a change holds from the next '
-                     'instruction on', minimum=0, maximum=2**31 - 1)
+                     'instruction on', minimum=0, maximum=2**32 - 1)
     forward_m: float = configured(0.25, 'forward step of a policy without a card', 'm', 0.01, 2.0)
     turn_deg: float = configured(30.0, 'turn of a policy without a card', 'deg', 1.0, 90.0)
     image_transport: str = configured('raw', 'raw or compressed')
