@@ -72,7 +72,7 @@ class FaultGraph(Spun):
     def __init__(self, apartments, folder, episode, parameters=None, waits=True):
         self.folder = Path(folder)
         domain_id = fresh_domain()
-        self._environment = {**isolated_environment(folder, domain_id, sockets=True),
+        self._environment = {**isolated_environment(folder, domain_id),
                              'ROS_PYTHON_CHECK_FIELDS': '1',
                              'PYTHONPATH': str(Path(__file__).parent)}
         self._alone = ['-r', f'__ns:=/faults_{os.getpid()}', '-r', '/diagnostics:=diagnostics']

@@ -1,8 +1,11 @@
 """Nodes that are spun by a thread of the test."""
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from typing import Callable
@@ -10,6 +13,7 @@ from typing import Callable
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException
 
+from sim_bridge.ros.graph import end_with_parent
 from vlnr1_ros.nodes.sockets import sockets_only
 
 WAIT_S = 60.0
@@ -32,6 +36,19 @@ def on_this_machine() -> None:
     """Contexts of this process meet nobody elsewhere, and nobody who is stopped blocks them."""
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     os.environ.update(sockets_only(os.environ)[0])
+
+
+@contextlib.contextmanager
+def busy_processes(count: int):
+    """As many processes that do nothing but take the processor's time."""
+    busy = [subprocess.Popen([sys.executable, '-c', 'while True: pass'],
+                             preexec_fn=end_with_parent) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
 
 
 class Spun:

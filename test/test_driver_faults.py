@@ -5,8 +5,6 @@ Time is simulated and waits for the driver, so that a busy machine changes nothi
 """
 import math
 import os
-import subprocess
-import sys
 import time
 
 import pytest
@@ -16,11 +14,10 @@ from motion_sight import INCREMENT_RAD, RANGE_MAX_M, ahead_of, ray_cast
 from nav_msgs.msg import Odometry
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import LaserScan
-from spun_node import fresh_domain
+from spun_node import busy_processes, fresh_domain
 from std_msgs.msg import Bool, Header
 from std_srvs.srv import SetBool, Trigger
 
-from sim_bridge.ros.graph import end_with_parent
 from vlnr1_ros.navigation.actions import Action
 from vlnr1_ros.nodes import messages
 
@@ -282,15 +279,9 @@ def test_a_starved_driver_keeps_its_limits_and_lives(tmp_path):
     robot = Robot(domain_id, ros_arguments=ALONE)
     robot.wait_for_driver()
     robot.wait_until_driver_is_content()
-    busy = [subprocess.Popen([sys.executable, '-c', 'while True: pass'],
-                             preexec_fn=end_with_parent) for _ in range(2)]
-    try:
+    with busy_processes(2):
         robot.send_plan([F, L, F])
         wait_until(lambda: robot.statuses and robot.statuses[-1].state in ('done', 'dropped'), 60)
-    finally:
-        for each in busy:
-            each.kill()
-            each.wait()
     last = robot.statuses[-1]
     assert last.state == 'done' or last.reason, last
     robot.zero_after(5.0)

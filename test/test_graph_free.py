@@ -1,22 +1,17 @@
 """Faults of the driver while the three processes drive in free run, where nobody waits."""
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 from fault_graph import ENDED, TICK_S, TIMEOUT_S, FaultGraph
-from spun_node import wait_until
-
-from sim_bridge.ros.graph import end_with_parent
+from spun_node import busy_processes, wait_until
 
 EPISODE = 11   # across the apartment, more than 11 m
 FREE = {'sim_bridge': {'lockstep': False, 'stamped': True, 'cmd_vel_timeout_s': TIMEOUT_S},
         'driver': {'odom_timeout_s': 0.5, 'heartbeat_timeout_s': 1.0, 'obstacle_timeout_s': 1.0},
         'navigator': {'image_timeout_s': 1.0}}   # generous: the machine may be busy
 HELD = 'an empty plan asks to hold'
-BUSY = 'while True: pass'
 STARVED = ('s old', 'no plan_status', 'stop')   # how a run may end
 
 
@@ -130,14 +125,8 @@ def test_a_clock_that_jumps_stops_the_base_until_there_is_a_new_plan(running):
 
 def test_a_starved_processor_breaks_no_limit_and_it_drives_or_says_why(moving):
     began, told = len(moving.commands), len(moving.statuses)
-    busy = [subprocess.Popen([sys.executable, '-c', BUSY], preexec_fn=end_with_parent)
-            for _ in range(2 * os.cpu_count())]
-    try:
+    with busy_processes(2 * os.cpu_count()):
         wait_until(lambda: moving.drives(told) or moving.state in ENDED)
-    finally:
-        for each in busy:
-            each.kill()
-            each.wait()
     if moving.state in ENDED:
         assert any(known in moving.states[-1]['reason'] for known in STARVED), moving.states[-1]
     moving.drive_off()

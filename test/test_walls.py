@@ -42,8 +42,7 @@ MAY_IMPORT = {
     'vlnr1_ros.nodes.lean_executor': set(),
     'vlnr1_ros.motion.plan': {'vlnr1_ros.navigation'},
     # the names of the graph's modules and parameters; it imports no ROS
-    'sim_bridge.ros.graph': {'vlnr1_ros.navigation', 'vlnr1_ros.resources', 'sim_bridge',
-                             'vlnr1_ros.nodes.sockets'},
+    'sim_bridge.ros.graph': {'vlnr1_ros.navigation', 'vlnr1_ros.resources', 'sim_bridge'},
     'training': {'vlnr1_ros.navigation', 'vlnr1_ros.policy', 'vlnr1_ros.resources',
                  'vlnr1_ros.command', 'vlnr1_ros.bags', 'sim_bridge'},
 }

@@ -28,7 +28,6 @@ import yaml
 from sim_bridge.config import EnvironmentConfig
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
-from vlnr1_ros.nodes.sockets import sockets_only
 from vlnr1_ros.resources import given_or_shipped
 
 MODULES = {'driver': 'vlnr1_ros.nodes.driver', 'navigator': 'vlnr1_ros.nodes.navigator',
@@ -45,12 +44,8 @@ class GraphError(UserError):
     """A node died or an episode broke; the message names the node and its last lines."""
 
 
-def isolated_environment(log_dir: str | os.PathLike, domain_id: int | None = None,
-                         sockets: bool = False) -> dict:
-    """This process's environment, changed so that nothing leaves the machine or meets others.
-
-    sockets: whoever is stopped or killed blocks nobody else (vlnr1_ros.nodes.sockets).
-    """
+def isolated_environment(log_dir: str | os.PathLike, domain_id: int | None = None) -> dict:
+    """This process's environment, changed so that nothing leaves the machine or meets others."""
     environment = dict(os.environ)
     environment.update(
         ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST',
@@ -64,8 +59,6 @@ def isolated_environment(log_dir: str | os.PathLike, domain_id: int | None = Non
                  'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE',
                  'FASTDDS_BUILTIN_TRANSPORTS'):
         environment.pop(name, None)
-    if sockets:
-        environment.update(sockets_only(environment)[0])
     return environment
 
 
@@ -141,8 +134,7 @@ class Graph:
         self._parameters['sim_bridge'].update(results_file=str(self._results),
                                               requests_file=str(self._requests))
         self._read_bytes = 0
-        self.environment = isolated_environment(self.folder / 'log', self._domain_id,
-                                                sockets=True)
+        self.environment = isolated_environment(self.folder / 'log', self._domain_id)
         try:
             for node in self._parameters:
                 self._processes[node] = self._start(node)

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
+import rclpy
+
 from ..resources import shipped
 
 PROFILE, OLD_PROFILE = 'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'
@@ -33,8 +35,6 @@ def sockets_only(environ: Mapping[str, str]) -> tuple[dict[str, str], str]:
 
     What the user has set about Fast DDS stays: it may hold a discovery server or a whitelist.
     """
-    import rclpy  # here, because who only starts nodes imports no ROS before
-
     if not rclpy.get_rmw_implementation_identifier().startswith('rmw_fastrtps'):
         return {}, ''   # the others use shared memory only when they are told to
     # that call has loaded the middleware
