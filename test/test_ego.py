@@ -33,7 +33,7 @@ from vlnr1_ros.navigation.actions import Action, ActionSet
 from vlnr1_ros.navigation.camera import Camera, resize
 from vlnr1_ros.navigation.card import NavigationCard
 from vlnr1_ros.navigation.errors import UserError
-from vlnr1_ros.navigation.memory import Average
+from vlnr1_ros.navigation.memory import Average, Exponential, Growing, LongShort
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SETTINGS = EgoSettings(camera=Camera(64, 64), frame_width=32, frame_height=32,
@@ -277,7 +277,20 @@ def test_a_sample_is_what_the_policy_would_see(replayed):
         np.testing.assert_array_equal(frame, resize(record.frames([i])[0], 16, 16))
     blind = replayed.sample(2, 5, replace(card, blind=True))
     assert len(blind['frames']) == 4 and not np.any(blind['frames'])
-    assert len(replayed.decisions) == sum(len(e) for e in replayed.episodes)
+
+
+def test_decisions_are_those_of_a_run(replayed):
+    root = replayed.episodes[0].folder.parents[2]
+    twice = EgoDataset([root, root], replayed.episodes[0].folder.parents[1].name)
+    every = [[i, t] for i, episode in enumerate(twice.episodes) for t in range(len(episode))]
+    half = sum(map(len, twice.episodes)) // 2
+    for sampler in (LongShort(), Average(8), Exponential(8)):
+        first, second = twice.decisions(NavigationCard(sampler=sampler, execute=3))
+        assert first.tolist() == every[:half] and second.tolist() == every[half:]
+    # how young the newest frame of this history is depends on when one asks
+    first, second = twice.decisions(NavigationCard(sampler=Growing(), execute=3))
+    assert first.tolist() + second.tolist() == [[i, t] for i, t in every if t % 3 == 0]
+    assert first.dtype == np.int32 and len(first) == len(second)
 
 
 def test_tiers_are_filtered(replayed):
@@ -294,9 +307,10 @@ def test_export_adds_up(apartments, tmp_path):
                '--camera', '64x64', '--episodes', '2', '--tier', 'door', '--export', str(path)]
     assert call('ego', command) == 0
     data, records = EgoDataset(out, apartments.split), json.loads(path.read_text())
-    assert len(records) == len(data.decisions)
     card = NavigationCard.load(path.parent)
-    for (episode, t), record in zip(data.decisions, records):
+    decisions, = data.decisions(card)
+    assert len(records) == len(decisions) == sum(map(len, data.episodes))
+    for (episode, t), record in zip(decisions, records):
         human, answer = record['conversations']
         assert (human['from'], answer['from']) == ('human', 'gpt') and len(record) == 2
         assert human['value'].count('<image>') == len(record['images']) <= 17

@@ -58,9 +58,8 @@ class EpisodeRecord:
 class EgoDataset:
     """Every episode of one split of one or several VLN-Ego folders with the same actions.
 
-    ``decisions`` is an int32 (N, 2) array of (episode, frame): all decisions there are, folder by
-    folder, ``folder_sizes`` how many of each. The folders' ``cameras`` may differ, as those of R2R
-    and RxR do.
+    ``episodes`` stand folder by folder. The folders' ``cameras`` may differ, as those of R2R and
+    RxR do.
     """
 
     def __init__(self, folders: str | os.PathLike | Sequence, split: str = 'train',
@@ -79,16 +78,21 @@ class EgoDataset:
         self.cameras = [settings.camera for settings in all_settings]
         by_root = [[e for e in _read_episodes(Path(root) / split)
                     if not tiers or e.tier in tiers] for root in roots]
-        self.folder_sizes = [sum(map(len, episodes)) for episodes in by_root]
+        self._folders = list(map(len, by_root))
         self.episodes = [e for episodes in by_root for e in episodes]
         if not self.episodes:
             which = f' of tier {" or ".join(tiers)}' if tiers else ''
             raise UserError(f'no episode{which} in split {split!r} of '
                             f'{", ".join(map(str, roots))}; make some with vlnr1 ego')
-        lengths = [len(e) for e in self.episodes]
-        self.decisions = np.stack([
-            np.repeat(np.arange(len(lengths)), lengths),
-            np.concatenate([np.arange(n) for n in lengths])], axis=1).astype(np.int32)
+
+    def decisions(self, card: NavigationCard) -> list[np.ndarray]:
+        """All that a model with this card can learn from: (episode, frame), int32 (N, 2) a folder.
+        """
+        pairs = [np.array([(i, t) for t in card.decision_frames(len(episode))], np.int32)
+                 for i, episode in enumerate(self.episodes)]
+        ends = np.cumsum([0, *self._folders])
+        return [np.concatenate(pairs[begin:end] or [np.empty((0, 2), np.int32)])
+                for begin, end in zip(ends, ends[1:])]
 
     def check(self, card: NavigationCard) -> list[str]:
         """Refuse a card whose actions, horizon or frames the data cannot serve.

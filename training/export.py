@@ -10,6 +10,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from training.conversation_file import IMAGE
 from training.ego_dataset import EgoDataset
 from training.ego_files import PARTIAL_PREFIX, write_error
@@ -41,6 +43,7 @@ def export(folder: Path, split: str, path: Path, card_folder: str | os.PathLike 
     data = EgoDataset(folder, split, tiers)
     card = NavigationCard.load(card_folder) if card_folder else default_card(data)
     data.check(card)
+    decisions = np.concatenate(data.decisions(card))
     base = path.resolve().parent
     if (base / FILE_NAME).exists() and NavigationCard.load(base) != card:
         raise UserError(f'{base} holds another card ({FILE_NAME}), which this export would '
@@ -50,7 +53,7 @@ def export(folder: Path, split: str, path: Path, card_folder: str | os.PathLike 
         base.mkdir(parents=True, exist_ok=True)
         with partial.open('w', encoding='utf-8') as file:
             separator = '[\n'
-            for episode, t in data.decisions:
+            for episode, t in decisions:
                 record = conversation(data.episodes[episode], int(t), card, base)
                 file.write(separator + json.dumps(record, ensure_ascii=False))
                 separator = ',\n'
@@ -61,7 +64,7 @@ def export(folder: Path, split: str, path: Path, card_folder: str | os.PathLike 
         raise write_error(path, error) from None
     finally:
         partial.unlink(missing_ok=True)
-    return len(data.decisions)
+    return len(decisions)
 
 
 def default_card(data: EgoDataset) -> NavigationCard:

@@ -67,7 +67,7 @@ def load_data(arguments: SftArguments, seed: int, as_column: bool = False):
             print(f'warning: in the data the {difference}', file=sys.stderr)
         rows = ego_rows(data, card, as_column)
     if arguments.limit is not None:
-        parts = [len(rows)] if is_json else data.folder_sizes
+        parts = [len(rows)] if is_json else list(map(len, data.decisions(card)))
         rows = rows.select(drawn(parts, arguments.limit, seed))
     return rows, card
 

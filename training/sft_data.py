@@ -24,8 +24,9 @@ NO_IMAGE = ('{} is missing or no image; give the folder that image paths start f
 
 
 def ego_rows(data: EgoDataset, card: NavigationCard, as_column: bool = False) -> Dataset:
-    """One row per decision of VLN-Ego samples."""
-    index = Dataset.from_dict({'episode': data.decisions[:, 0], 't': data.decisions[:, 1]})
+    """One row per decision of VLN-Ego samples, folder by folder."""
+    episodes, frames = np.concatenate(data.decisions(card)).T
+    index = Dataset.from_dict({'episode': episodes, 't': frames})
 
     def make(batch):
         return _rows(zip(batch['episode'], batch['t']),

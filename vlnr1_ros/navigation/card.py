@@ -15,7 +15,15 @@ from typing import Any
 from .actions import Action, ActionSet
 from .camera import Camera, parse_size
 from .errors import UserError
-from .memory import SAMPLERS, History, LongShort, Sampler, sampler_from_dict, sampler_to_dict
+from .memory import (
+    SAMPLERS,
+    Growing,
+    History,
+    LongShort,
+    Sampler,
+    sampler_from_dict,
+    sampler_to_dict,
+)
 from .prompt import Template
 
 FILE_NAME = 'navigation.json'
@@ -58,6 +66,14 @@ class NavigationCard:
             raise UserError(f'horizon is {self.horizon}; give 1 to 64 actions')
         if not 1 <= self.execute <= self.horizon:
             raise UserError(f'execute is {self.execute}; give 1 to horizon ({self.horizon})')
+
+    def decision_frames(self, length: int) -> range:
+        """Frames of a run of that length whose history looks as it does when a run decides.
+
+        A run decides at every ``execute``-th. The growing history looks otherwise in between,
+        because its newest frame is then younger; the other samplers look alike at every frame.
+        """
+        return range(0, length, self.execute if isinstance(self.sampler, Growing) else 1)
 
     def check_history(self, history: History) -> None:
         """Raise UserError when its frames are not of the size that the model takes."""
