@@ -84,6 +84,7 @@ TABLES = {
         Row('SFT longer', 'packed_sft', PACKED, pace=PACKED_PACE),
         Row('DAgger', 'packed_sft', PACKED, data=('ego', 'dagger'), pace=PACKED_PACE),
         Row('RFT', flags=RFT),
+        Row('RFT, states of DAgger', flags=RFT, data=('ego', 'dagger')),
         Row('closed-loop RFT', flags=DRIVEN, data=('apartments',), pace=DRIVEN_PACE))),
     'reward': Table('reward of RFT', ('door',), _rft('--reward', {
         'hard': 'hard', 'uniform': 'uniform', 'linear': 'linear', 'time-decayed': None})),
