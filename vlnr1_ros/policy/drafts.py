@@ -109,14 +109,14 @@ def _scores(rows, lm_head, stop_bias, fed, guesses) -> dict[int, list[list[float
     """For every choice of every row the scores of its options, from one forward pass."""
     hidden = rows.feed({row: [*pieces, tuple(guesses[row][0])] if guesses[row][0] else pieces
                         for row, pieces in fed.items()})
-    places = [(row, sum(map(len, fed[row])) - 1 + choice.at, choice)
-              for row, (_, choices) in guesses.items() for choice in choices]
-    chosen = hidden[[row for row, _, _ in places], [at for _, at, _ in places]]
-    options = sorted({token for _, _, choice in places for token in choice.options})
+    places = [(row, index, sum(map(len, fed[row])) - 1 + choice.at, choice)
+              for index, row in enumerate(sorted(fed)) for choice in guesses[row][1]]
+    chosen = hidden[[index for _, index, _, _ in places], [at for _, _, at, _ in places]]
+    options = sorted({token for *_, choice in places for token in choice.options})
     # one copy from the device for all choices
     logits = lm_head(chosen)[:, options].float().tolist()
     scores: dict[int, list[list[float]]] = {row: [] for row in guesses}
-    for (row, _, choice), values in zip(places, logits):
+    for (row, _, _, choice), values in zip(places, logits):
         value = dict(zip(options, values))
         scores[row].append([value[token] + (stop_bias if token == choice.stop else 0.0)
                             for token in choice.options])

@@ -53,23 +53,25 @@ class PromptRows:
     def feed(self, new: dict[int, list[Piece]]) -> torch.Tensor:
         """Append pieces to rows in one forward pass.
 
-        Returns hidden states (rows, tokens, size); rows that got fewer tokens are filled up
-        behind, rows not in `new` altogether.
+        Returns hidden states (rows of `new` in ascending order, tokens, size); rows that got
+        fewer tokens are filled up behind.
         """
         width = max(sum(map(len, pieces)) for pieces in new.values())
-        count = len(self._pieces)
-        ids = np.full((count, width), self._padding)
-        positions = np.zeros((3, count, width), int)
-        for row, pieces in new.items():
+        self._keys.active = sorted(new)
+        ids = np.full((len(new), width), self._padding)
+        positions = np.zeros((3, len(new), width), int)
+        for index, row in enumerate(self._keys.active):
+            pieces = new[row]
             at, position = 0, sum(map(_extent, self._pieces[row]))
             for piece in pieces:
                 end = at + len(piece)
-                ids[row, at:end] = self._model.config.image_token_id \
+                ids[index, at:end] = self._model.config.image_token_id \
                     if isinstance(piece, FrameFeatures) else piece
-                positions[:, row, at:end] = position + _offsets(piece)
+                positions[:, index, at:end] = position + _offsets(piece)
                 at, position = end, position + _extent(piece)
         hidden = self._forward(ids, positions, [
-            piece for row in sorted(new) for piece in new[row] if isinstance(piece, FrameFeatures)
+            piece for row in self._keys.active for piece in new[row]
+            if isinstance(piece, FrameFeatures)
         ])
         for row, pieces in new.items():
             self._pieces[row] += pieces
