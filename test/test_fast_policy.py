@@ -244,6 +244,17 @@ def test_bfloat16(folders, kind):
     assert sum(same) >= 0.7 * len(same)
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize('kind', KINDS)
+def test_compiled(folders, kind):
+    plain, compiled = load(folders[kind, False]), load(folders[kind, False], compiled=True)
+    assert compiled.model.model.language_model._compiled_call_impl is not None
+    for history, plan in run(compiled, 1):
+        plain.reset(compiled.episodes[0].instruction)
+        assert_same(plain, history, plan)
+
+
 @pytest.mark.parametrize('failures, ends_well', [(1, True), (2, False)])
 def test_out_of_memory_is_tried_again_with_empty_caches(folders, monkeypatch, failures, ends_well):
     policy = load(folders['qwen2_vl', True])

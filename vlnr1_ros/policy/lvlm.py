@@ -13,7 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessorList
+from transformers import (
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedConfig,
+)
 from transformers.utils import logging
 
 from vlnr1_ros.navigation.actions import Action
@@ -166,8 +171,7 @@ def load_processor(folder: str | Path) -> NavProcessor:
 
 
 def _load_whole(folder: str | Path, dtype):
-    if Path(folder).is_dir():
-        check_architecture(Path(folder))
+    check_architecture(folder)
     if not sys.stderr.isatty():
         # A log has no use for the frames of a progress bar.
         logging.disable_progress_bar()
@@ -186,15 +190,16 @@ def _load_whole(folder: str | Path, dtype):
     return model
 
 
-def check_architecture(folder: Path) -> None:
-    """UserError unless the folder's config.json names a model that can be a policy."""
-    path = folder / 'config.json'
+def check_architecture(folder: str | Path) -> None:
+    """UserError unless config.json of a folder or hub name is that of a model for a policy."""
     try:
-        kind = json.loads(path.read_text(encoding='utf-8')).get('model_type')
+        kind = PreTrainedConfig.get_config_dict(folder)[0].get('model_type')
+        why = 'no config.json there names a model_type'
     except (OSError, ValueError) as error:
-        raise UserError(
-            f'{path} cannot be read ({error}); give a folder that save_pretrained wrote'
-        ) from error
+        kind, why = None, first_line(error)
+    if kind is None:
+        raise UserError(f'{folder}: the model cannot be loaded ({why}); give a folder that '
+                        'save_pretrained wrote')
     if kind not in ARCHITECTURES:
         raise UserError(
             f'{folder} holds a {kind!r} model; supported are {", ".join(ARCHITECTURES)}'
