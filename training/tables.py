@@ -32,6 +32,7 @@ from vlnr1_ros.navigation.memory import Average, Exponential, Growing, LongShort
 
 RFT = ('--learning_rate', '5e-5', '--per_device_train_batch_size', '64')
 """Ours: at the paper's 1e-6 a model of this size hardly moves in so few steps."""
+STOP = ('--stop_weight', '1')
 SFT = ('--learning_rate', '1e-4', '--per_device_train_batch_size', '16')
 PACKED = ('--lr', '6e-4', '--final-lr', '0.02', '--warmup', '50')
 PACKED_PACE, DRIVEN_PACE = 2.6, 0.05
@@ -84,10 +85,12 @@ TABLES = {
         Row('SFT longer', 'packed_sft', PACKED, pace=PACKED_PACE),
         Row('DAgger', 'packed_sft', PACKED, data=('ego', 'dagger'), pace=PACKED_PACE),
         Row('RFT', flags=RFT),
-        Row('RFT, states of DAgger', flags=RFT, data=('ego', 'dagger')),
+        Row('RFT with the stop term', flags=(*RFT, *STOP)),
+        Row('the same, states of DAgger', flags=(*RFT, *STOP), data=('ego', 'dagger')),
         Row('closed-loop RFT', flags=DRIVEN, data=('apartments',), pace=DRIVEN_PACE))),
     'reward': Table('reward of RFT', ('door',), _rft('--reward', {
-        'hard': 'hard', 'uniform': 'uniform', 'linear': 'linear', 'time-decayed': None})),
+        'hard': 'hard', 'uniform': 'uniform', 'linear': 'linear', 'time-decayed': None}) + (
+            Row('with the stop term', flags=(*RFT, *STOP)),)),
     'gamma': Table('decay of the time-decayed reward', ('door',), _rft('--gamma', {
         'gamma 0.5': '0.5', 'gamma 0.7': None, 'gamma 0.9': '0.9', 'gamma 1.0': '1.0'})),
     'group': Table('answers to a prompt in RFT', ('door',), _rft('--num_generations', {
