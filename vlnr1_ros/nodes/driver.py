@@ -42,7 +42,6 @@ except ImportError:   # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
 DIAGNOSTICS_PERIOD_NS = 1_000_000_000
-CLOSE_S = 0.2
 STAMP_SLACK_NS = 1_000_000  # a plan's stamp may be a few nanoseconds after its image's
 OK, WARN = 0, 1
 
@@ -115,7 +114,8 @@ class DriverNode(Node):
             return
         self._closing = True
         self._publish(ZERO)
-        if self._handling.acquire(timeout=CLOSE_S):   # a callback that hangs is not waited for
+        # a callback that hangs is not waited for
+        if self._handling.acquire(timeout=runtime.CLOSE_S):
             try:
                 self._driver.stop(self._now_ns(), 'shutdown')
                 self._publish_statuses()
@@ -239,6 +239,8 @@ class DriverNode(Node):
         """`handler`, whose exceptions stop the base instead of ending the node."""
         def call(*args):
             with self._handling:
+                if self._closed:
+                    return args[-1] if args else None
                 try:
                     return handler(*args)
                 except Exception as error:  # whatever it is, the base must stop

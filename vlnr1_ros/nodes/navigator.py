@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 import traceback
 from collections import deque
@@ -59,6 +60,8 @@ class NavigatorNode(ManagedNode):
         self._decider: Decider | None = None
         self._camera: CameraCheck | None = None
         self._ears: list = []          # subscriptions, while active
+        self._handling = threading.RLock()   # held by every callback
+        self._closing = False
         self._base = BasePose()
         self._answers: deque[Answer] = deque()
         self._answered = self.create_guard_condition(self._guarded(self._on_answer))
@@ -135,10 +138,17 @@ class NavigatorNode(ManagedNode):
         self._publish_state()
 
     def close(self):
-        """Hold: nobody is left to see where the robot goes."""
-        if self.phase == ACTIVE:
-            self._pilot.cancel()
-            self._advance()
+        """Hold, and say nothing after it: nobody is left to see where the robot goes."""
+        self._closing = True
+        # a callback that hangs is not waited for
+        waited = self._handling.acquire(timeout=runtime.CLOSE_S)
+        try:
+            if self.phase == ACTIVE:
+                self._pilot.cancel()
+                self._advance()
+        finally:
+            if waited:
+                self._handling.release()
         if self._decider is not None:
             self._decider.close()
 
@@ -318,14 +328,17 @@ class NavigatorNode(ManagedNode):
         """`handler` and what follows from it; an exception holds and never ends the node."""
         def call(*args):
             result = None
-            try:
-                result = handler(*args)
-                self._advance()
-            except UserError as error:
-                self._fail(str(error))
-            except Exception as error:
-                self.get_logger().error(traceback.format_exc())
-                self._fail(f'exception: {error!r}')
+            with self._handling:
+                if self._closing:
+                    return args[-1] if args else None
+                try:
+                    result = handler(*args)
+                    self._advance()
+                except UserError as error:
+                    self._fail(str(error))
+                except Exception as error:
+                    self.get_logger().error(traceback.format_exc())
+                    self._fail(f'exception: {error!r}')
             return result if result is not None or not args else args[-1]
         return call
 

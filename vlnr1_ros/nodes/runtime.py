@@ -33,6 +33,7 @@ from .lean_executor import executor_for
 from .sockets import sockets_only
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+CLOSE_S = 0.2   # for which a node that closes waits for a callback in progress
 
 Config = TypeVar('Config')
 
@@ -126,12 +127,13 @@ def run(make_node: Callable[[], Node], args=None,
     arguments, a missing package, a full disk) ends in one line and code 2.
     """
     nodes: list[Node] = []
-    signalled = _signal_pipe()
+    signalled, ended = _signal_pipe(), threading.Event()
     try:
         changed, shared = sockets_only(os.environ)
         os.environ.update(changed)
         _init(args)
-        threading.Thread(target=_end_on_signal, args=(signalled, nodes), daemon=True).start()
+        threading.Thread(target=_end_on_signal, args=(signalled, nodes, ended),
+                         daemon=True).start()
         node = make_node()
         nodes.append(node)
         if shared:
@@ -142,6 +144,8 @@ def run(make_node: Callable[[], Node], args=None,
     except ExternalShutdownException:
         pass
     except Exception as error:
+        if ended.is_set():
+            return 0   # the context went while a callback was at it
         text = user_text(error)
         if not text:
             raise
@@ -185,7 +189,7 @@ def _signal_pipe() -> int:
     return reader
 
 
-def _end_on_signal(signalled: int, nodes: list[Node]):
+def _end_on_signal(signalled: int, nodes: list[Node], ended: threading.Event):
     while os.read(signalled, 1)[0] not in STOP_SIGNALS:
         pass
     if not nodes or getattr(nodes[0], 'configuring', False):
@@ -194,6 +198,7 @@ def _end_on_signal(signalled: int, nodes: list[Node]):
         os._exit(0)
     for node in nodes:
         _close(node)
+    ended.set()
     rclpy.try_shutdown()
 
 
