@@ -170,9 +170,14 @@ class FaultGraph(Spun):
         """Exit code of a process after a signal."""
         process = self.processes.pop(node)
         self.navigator_is_hurt |= node == 'navigator'
+        # its last word comes in time, however long a busy machine takes over it
+        self.held = number == signal.SIGTERM
         process.send_signal(number)
         process.send_signal(signal.SIGCONT)   # a stopped one takes no other
-        return process.wait(30)
+        try:
+            return process.wait(30)
+        finally:
+            self.held = False
 
     def output(self, node):
         """What a process has printed."""

@@ -92,8 +92,9 @@ def stopped_in_a_plan(graph):
     """Time stands still in the middle of a plan, and all that was said has been heard."""
     while True:
         graph.drive_off()
-        graph.held = True
-        time.sleep(0.3)
+        graph.held, heard = True, None
+        while heard != (heard := (len(graph.commands), len(graph.statuses))):
+            time.sleep(0.3)   # a busy machine is slow to hear
         plan = graph.statuses[-1]
         if plan.state in ('accepted', 'running') and graph.commands[-1][0] > 0.15:
             return
