@@ -88,8 +88,10 @@ class EgoDataset:
     def decisions(self, card: NavigationCard) -> list[np.ndarray]:
         """All that a model with this card can learn from: (episode, frame), int32 (N, 2) a folder.
         """
-        pairs = [np.array([(i, t) for t in card.decision_frames(len(episode))], np.int32)
-                 for i, episode in enumerate(self.episodes)]
+        pairs = []
+        for i, episode in enumerate(self.episodes):
+            frames = np.array(card.decision_frames(len(episode)), np.int32)
+            pairs.append(np.stack([np.full_like(frames, i), frames], axis=1))
         ends = np.cumsum([0, *self._folders])
         return [np.concatenate(pairs[begin:end] or [np.empty((0, 2), np.int32)])
                 for begin, end in zip(ends, ends[1:])]

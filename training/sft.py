@@ -65,9 +65,10 @@ def load_data(arguments: SftArguments, seed: int, as_column: bool = False):
         card = card or default_card(data)
         for difference in data.check(card):
             print(f'warning: in the data the {difference}', file=sys.stderr)
-        rows = ego_rows(data, card, as_column)
+        decisions = data.decisions(card)
+        rows = ego_rows(data, np.concatenate(decisions), card, as_column)
     if arguments.limit is not None:
-        parts = [len(rows)] if is_json else list(map(len, data.decisions(card)))
+        parts = [len(rows)] if is_json else list(map(len, decisions))
         rows = rows.select(drawn(parts, arguments.limit, seed))
     return rows, card
 

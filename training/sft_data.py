@@ -23,9 +23,10 @@ NO_IMAGE = ('{} is missing or no image; give the folder that image paths start f
             '--image_folder')
 
 
-def ego_rows(data: EgoDataset, card: NavigationCard, as_column: bool = False) -> Dataset:
-    """One row per decision of VLN-Ego samples, folder by folder."""
-    episodes, frames = np.concatenate(data.decisions(card)).T
+def ego_rows(data: EgoDataset, decisions: np.ndarray, card: NavigationCard,
+             as_column: bool = False) -> Dataset:
+    """One row per decision, (N, 2) of episode and frame, of VLN-Ego samples."""
+    episodes, frames = decisions.T
     index = Dataset.from_dict({'episode': episodes, 't': frames})
 
     def make(batch):
